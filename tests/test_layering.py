@@ -6,7 +6,20 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "llmdpd_jax"
-LAYERS = ["errors", "tasks", "data", "prompts", "models", "diffusion", "agents", "training", "evaluation", "api", "cli"]
+LAYERS = [
+    "errors",
+    "types",
+    "tasks",
+    "data",
+    "prompts",
+    "models",
+    "diffusion",
+    "agents",
+    "training",
+    "evaluation",
+    "api",
+    "cli",
+]
 
 
 def layer_of(path: Path) -> str | None:
