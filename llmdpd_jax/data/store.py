@@ -1,0 +1,149 @@
+"""Loads one split of a manifest into the device-resident store, and measures its statistics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+
+from llmdpd_jax.data.minari_io import Episodes, read_episodes
+from llmdpd_jax.data.progress import progress_bar
+from llmdpd_jax.errors import UserError
+from llmdpd_jax.tasks.manifest import Manifest, TaskSplit, require_split
+from llmdpd_jax.types import Statistics, Store
+
+# A dimension that hardly varies is not blown up when divided by its deviation.
+_SMALLEST_STD = 1e-6
+
+
+@dataclass(frozen=True)
+class SplitData:
+    """The logged data of one split. `store.task_id` counts `split.tasks` in order."""
+
+    split: TaskSplit
+    store: Store
+    action_low: np.ndarray  # [A] of the action space; where that is unbounded, the least action logged in this split
+    action_high: np.ndarray  # [A]
+
+    @property
+    def observation_size(self) -> int:
+        return self.store.observations.shape[-1]
+
+    @property
+    def action_size(self) -> int:
+        return self.store.actions.shape[-1]
+
+
+def load_split(manifest: Manifest, split: str, progress: bool = True) -> SplitData:
+    """Reads the Minari data sets of one split of the manifest; data sets of other splits are not opened.
+
+    Args:
+        manifest: from `load_manifest`.
+        split: "train" or "test". A train task needs two episodes (a prompt is another episode than the one trained
+            on), a test task one.
+        progress: shows a progress bar.
+
+    Raises:
+        UserError: the split is empty, a data set is unusable (see `read_episodes`), has too few episodes, or its
+            observations, actions or action bounds differ from those of the first task.
+    """
+    return load_tasks(require_split(manifest, split), progress)
+
+
+def load_tasks(split: TaskSplit, progress: bool = True) -> SplitData:
+    """As `load_split`, of a split that is already open."""
+    least = 2 if split.split == "train" else 1
+    loaded: list[Episodes] = []
+    with progress_bar(progress) as bar:
+        for task in bar.track(split.tasks, description=f"reading {split.split} tasks"):
+            episodes = read_episodes(task.dataset)
+            where = f"{split.where}: task {task.name!r} (Minari data set {task.dataset!r})"
+            if len(episodes.lengths) < least:
+                raise UserError(
+                    f"{where}: has {len(episodes.lengths)} episode; a {split.split} task needs at least {least}, "
+                    "because its trajectory prompt is another episode than the one trained on"
+                )
+            if loaded:
+                _check_same_spaces(loaded[0], episodes, where)
+            loaded.append(episodes)
+    return SplitData(split, build_store(loaded), *_action_bounds(loaded))
+
+
+def statistics(data: SplitData) -> Statistics:
+    """Means and standard deviations over all real steps of the train split, and the action bounds.
+
+    A dimension that does not vary gets deviation 1, so that normalising leaves it near zero.
+
+    Raises:
+        UserError: `data` is not the train split, whose units alone may reach the networks.
+    """
+    if data.split.split != "train":
+        raise UserError(f"{data.split.where}: statistics come from the train split only, not from {data.split.split!r}")
+    store = data.store
+    steps = np.arange(store.observations.shape[1])
+    lengths = np.asarray(store.lengths)[:, None]
+    observations = np.asarray(store.observations)[steps <= lengths].astype(np.float64)
+    rewards = np.asarray(store.rewards)[steps[:-1] < lengths].astype(np.float64)
+
+    def deviation(values: np.ndarray) -> np.ndarray:
+        std = values.std(axis=0)
+        return np.where(std < _SMALLEST_STD, 1.0, std)
+
+    return Statistics(
+        observation_mean=jnp.asarray(observations.mean(axis=0), jnp.float32),
+        observation_std=jnp.asarray(deviation(observations), jnp.float32),
+        action_low=jnp.asarray(data.action_low),
+        action_high=jnp.asarray(data.action_high),
+        reward_mean=jnp.asarray(rewards.mean(), jnp.float32),
+        reward_std=jnp.asarray(deviation(rewards), jnp.float32),
+    )
+
+
+def build_store(tasks: Sequence[Episodes]) -> Store:
+    """The store of the given data sets, one per task; shorter episodes are padded with zeros."""
+    time = max(episodes.actions.shape[1] for episodes in tasks)
+    counts = np.array([len(episodes.lengths) for episodes in tasks])
+    first = np.cumsum(counts) - counts
+    # A short row repeats its own episodes, so that a careless reader still gets the right task.
+    task_episodes = first[:, None] + np.arange(counts.max()) % counts[:, None]
+
+    def stack(name: str, extra: int) -> np.ndarray:
+        arrays = [getattr(episodes, name) for episodes in tasks]
+        return np.concatenate(
+            [np.pad(a, [(0, 0), (0, time + extra - a.shape[1]), *[(0, 0)] * (a.ndim - 2)]) for a in arrays]
+        )
+
+    return Store(
+        observations=jnp.asarray(stack("observations", 1)),
+        actions=jnp.asarray(stack("actions", 0)),
+        rewards=jnp.asarray(stack("rewards", 0)),
+        terminations=jnp.asarray(stack("terminations", 0)),
+        lengths=jnp.asarray(np.concatenate([episodes.lengths for episodes in tasks])),
+        task_id=jnp.asarray(np.repeat(np.arange(len(tasks)), counts), jnp.int32),
+        task_episodes=jnp.asarray(task_episodes, jnp.int32),
+        task_counts=jnp.asarray(counts, jnp.int32),
+    )
+
+
+def _check_same_spaces(first: Episodes, other: Episodes, where: str) -> None:
+    for what in ("observations", "actions"):
+        expected, found = getattr(first, what).shape[-1], getattr(other, what).shape[-1]
+        if expected != found:
+            raise UserError(f"{where}: {what} hold {found} numbers, those of {first.dataset!r} hold {expected}")
+    for what in ("action_low", "action_high"):
+        expected, found = getattr(first, what), getattr(other, what)
+        if not np.array_equal(expected, found):
+            raise UserError(
+                f"{where}: {what.replace('_', ' ')} bound is {found.tolist()}, that of {first.dataset!r} is "
+                f"{expected.tolist()}; all tasks must share one action space"
+            )
+
+
+def _action_bounds(tasks: Sequence[Episodes]) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of the action space, replaced by the range of the logged actions where there is none."""
+    low, high = tasks[0].action_low, tasks[0].action_high
+    # Padding steps hold zeros, which are no logged actions.
+    real = [np.arange(e.actions.shape[1]) < e.lengths[:, None] for e in tasks]
+    least = np.min([e.actions[r].min(axis=0) for e, r in zip(tasks, real, strict=True)], axis=0)
+    most = np.max([e.actions[r].max(axis=0) for e, r in zip(tasks, real, strict=True)], axis=0)
+    return np.where(np.isfinite(low), low, least), np.where(np.isfinite(high), high, most)
