@@ -1,0 +1,203 @@
+"""A frozen LLM as text encoder: descriptions in, hidden states per token and the numeric channel out.
+
+A causal LLM reads left to right, so its states at a word know nothing of what follows. By default the description is
+therefore fed twice and the states of the second copy are used, each of which has seen the whole text ("echo
+embeddings", Springer et al. 2024, arXiv 2402.15449).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from llmdpd_jax.errors import UserError
+from llmdpd_jax.models.llm.checkpoint import Checkpoint, load_params
+from llmdpd_jax.models.llm.gguf import open_gguf
+from llmdpd_jax.models.llm.llama import LlamaConfig, hidden_states, random_params
+from llmdpd_jax.models.llm.safetensors import find_folder, open_safetensors
+from llmdpd_jax.models.llm.weights import SHA256, content_hash, fetch_weights
+from llmdpd_jax.prompts.cache import check_texts, pad_and_stack
+from llmdpd_jax.prompts.numbers import number_channel
+from llmdpd_jax.types import TextPrompt
+
+# Part of every encoder's identity: raise it when the same weights and settings come to give other prompts, so that
+# cached embeddings of before are not taken for those of now.
+ENCODING_VERSION = 1
+TOKENS_PER_BATCH = 2048
+SEPARATOR = "\n"
+
+
+@dataclass(frozen=True)
+class TextEncoderSettings:
+    """What a text encoder is made of. Same settings and same weights give the same embeddings."""
+
+    source: str = "smollm2"  # "smollm2", a .gguf file, a model folder, or a hub id ("owner/name")
+    layer: int = 10  # block whose output is used, 1 = first; less is computed and loaded the lower it is
+    repeat: bool = True  # feed the description twice, use the second copy
+    dtype: str = "float32"  # or "bfloat16": half the memory, no faster on CPUs
+    random_seed: int | None = None  # ablation: random weights from this seed instead of the trained ones
+
+    def __post_init__(self):
+        if not isinstance(self.source, str) or not self.source:
+            raise UserError(f"text encoder source: expected a name or path, got {self.source!r}")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"text encoder dtype: {self.dtype!r} is neither 'float32' nor 'bfloat16'")
+        if not isinstance(self.layer, int) or self.layer < 1:
+            raise UserError(f"text encoder layer: expected a whole number from 1, got {self.layer!r}")
+
+
+def load_text_encoder(settings: TextEncoderSettings) -> "TextEncoder":
+    """A text encoder with its weights loaded; `TextEncoder(settings)` is the same, loading at its first use."""
+    encoder = TextEncoder(settings)
+    encoder.params  # noqa: B018 (loads)
+    return encoder
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """Encodes descriptions. Nothing is read from disk until it is needed, and then once."""
+
+    settings: TextEncoderSettings
+
+    @cached_property
+    def identity(self) -> dict:
+        """What the embeddings depend on, as plain JSON values; found without loading the weights.
+
+        Raises: UserError if the source is a path that is not there.
+        """
+        s = self.settings
+        return {
+            "weights_sha256": _weights_hash(s.source),
+            "layer": s.layer,
+            "repeat": s.repeat,
+            "dtype": s.dtype,
+            "random_seed": s.random_seed,
+            "version": ENCODING_VERSION,
+        }
+
+    @property
+    def width(self) -> int:
+        """D, the width of the hidden states."""
+        return self.config.width
+
+    @cached_property
+    def config(self) -> LlamaConfig:
+        """Of the model cut at the layer of the settings. Raises UserError if it has no such layer."""
+        return replace(self._checkpoint.config.truncate(self.settings.layer), dtype=self.settings.dtype)
+
+    @cached_property
+    def params(self) -> dict:
+        """The weights, on the default device."""
+        if self.settings.random_seed is not None:
+            return random_params(self.config, jax.random.key(self.settings.random_seed))
+        return load_params(self._checkpoint, self.config)
+
+    @cached_property
+    def _checkpoint(self) -> Checkpoint:
+        return _open(self.settings.source)
+
+    def encode(self, texts: Sequence[str]) -> TextPrompt:
+        """Encodes B descriptions into a TextPrompt of NumPy arrays [B, L, ...], L being the length of the longest.
+
+        States are raw: their scale differs much between dimensions and models, so standardise before use.
+        Raises: UserError for texts that are not non-empty strings, or longer than the model's context.
+        """
+        prompts = dict(self.encode_each(texts))
+        return pad_and_stack([prompts[i] for i in range(len(texts))])
+
+    def encode_each(self, texts: Sequence[str]) -> Iterator[tuple[int, TextPrompt]]:
+        """Yields (position in texts, prompt [L_i, ...]) batch by batch, shortest texts first.
+
+        Sequences are padded to one of a few lengths and batches to a power of two, so that few shapes are compiled.
+        """
+        inputs = [self._tokenize(text) for text in check_texts(texts)]
+        buckets: dict[int, list[int]] = {}
+        for i, item in enumerate(inputs):
+            buckets.setdefault(_padded_length(len(item.tokens)), []).append(i)
+        for length, members in sorted(buckets.items()):
+            size = max(1, TOKENS_PER_BATCH // length)
+            for first in range(0, len(members), size):
+                batch = members[first : first + size]
+                # A power of two, so that one leftover prompt does not cost a full batch.
+                tokens = np.zeros((1 << (len(batch) - 1).bit_length(), length), np.int32)
+                for row, i in zip(tokens, batch, strict=False):
+                    row[: len(inputs[i].tokens)] = inputs[i].tokens
+                states = np.asarray(hidden_states(self.config, self.params, tokens))
+                for row, i in zip(states, batch, strict=False):
+                    yield i, inputs[i].prompt(row)
+
+    def _tokenize(self, text: str) -> "_Input":
+        """Token ids of the prefix and the text, and which of them are the text's.
+
+        What precedes the text is its first copy and a separator, or the separator alone: a causal LLM piles a huge
+        activation onto the first token of a sequence (norm 100 times that of the others in deep layers of SmolLM2),
+        which must not be one of the description's.
+        """
+        text = text.strip()
+        prefix = text + SEPARATOR if self.settings.repeat else SEPARATOR
+        encoding = self._checkpoint.tokenizer.encode(prefix + text)
+        if len(encoding.ids) > self.config.max_length:
+            raise UserError(
+                f"description {text[:60]!r}...: {len(encoding.ids)} tokens{' (read twice)' * self.settings.repeat}, "
+                f"the model reads at most {self.config.max_length}"
+            )
+        own = [
+            (place, (max(start - len(prefix), 0), end - len(prefix)))
+            for place, (start, end) in enumerate(encoding.offsets)
+            if end > len(prefix)
+        ]
+        places, offsets = zip(*own, strict=True)
+        return _Input(text, encoding.ids, list(places), list(offsets))
+
+
+@dataclass(frozen=True)
+class _Input:
+    """A description as the LLM is fed with it."""
+
+    text: str
+    tokens: list[int]  # prefix and text
+    places: list[int]  # of the text's own tokens among them
+    offsets: list[tuple[int, int]]  # characters of the text that each of its own tokens covers
+
+    def prompt(self, states: np.ndarray) -> TextPrompt:
+        """The text's own part of the states [>= tokens, D] of the whole sequence."""
+        numbers, number_index = number_channel(self.text, self.offsets)
+        return TextPrompt(
+            states=states[self.places],
+            mask=np.ones(len(self.places), bool),
+            numbers=numbers,
+            number_index=number_index,
+        )
+
+
+def _padded_length(length: int) -> int:
+    """The next of 16, 24, 32, 48, 64, 96, 128, ...: at most a third of a batch is padding."""
+    power = max(16, 1 << (length - 1).bit_length())
+    return power * 3 // 4 if 16 < length <= power * 3 // 4 else power
+
+
+def _open(source: str) -> Checkpoint:
+    if source == "smollm2":
+        return open_gguf(fetch_weights())
+    if source.endswith(".gguf"):
+        return open_gguf(Path(source).expanduser())
+    return open_safetensors(find_folder(source))
+
+
+def _weights_hash(source: str) -> str:
+    """SHA-256 of the files an encoder is made from."""
+    if source == "smollm2":
+        return SHA256
+    if source.endswith(".gguf"):
+        path = Path(source).expanduser()
+        if not path.is_file():
+            raise UserError(f"{path}: no such GGUF file")
+        return content_hash([path])
+    folder = find_folder(source)
+    files = [*folder.glob("*.safetensors"), *folder.glob("*.json")]
+    if not files:
+        raise UserError(f"{folder}: holds no *.safetensors and no config.json, so this is not a model folder")
+    return content_hash(files)
