@@ -49,6 +49,15 @@ class Statistics:
 
 
 @struct.dataclass
+class TextStatistics:
+    """Units of the text prompts. From the train tasks' descriptions only; travels in the checkpoint."""
+
+    state_mean: Array  # [D]
+    state_std: Array  # [D]
+    number_scale: Array  # [], root mean square of the numbers in the descriptions
+
+
+@struct.dataclass
 class Store:
     """A multi-task data set on the device: padded episodes with their task."""
 

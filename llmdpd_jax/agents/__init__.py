@@ -1,0 +1,1 @@
+"""Learning algorithms: losses and updates as pure functions. One method, one file."""

@@ -1,0 +1,276 @@
+"""LLM-Driven Policy Diffusion (Zhang & Guo 2025, arXiv 2509.00347): prompt-conditioned Diffusion-QL.
+
+One file, read downwards: configuration -> networks -> losses -> update -> acting. All arrays are in the networks' units
+(`normalise_*` in `llmdpd_jax.data.normalise`); G groups of S transitions share one task and its prompts.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from flax import struct
+
+from llmdpd_jax.diffusion import process
+from llmdpd_jax.diffusion.guidance import Guidance, combine
+from llmdpd_jax.diffusion.samplers import sample
+from llmdpd_jax.diffusion.schedules import make_schedule
+from llmdpd_jax.errors import UserError
+from llmdpd_jax.models.critic import ConditionedMLP, Critic
+from llmdpd_jax.models.denoiser import MLPDenoiser
+from llmdpd_jax.models.prompt_encoder import PromptEncoder
+from llmdpd_jax.types import Array, Batch, TextPrompt, TrajectoryPrompt
+
+POLICY_IMPROVEMENTS = ("one_step", "full_chain")
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that training changes. The LLM's weights are not here: it is frozen and its states are data."""
+
+    step: Array  # [] int32, updates done
+    params: dict  # prompt_encoder, denoiser, critic, model
+    target_critic: dict  # slow copy of params["critic"] for the critic's targets
+    ema: dict  # slow copy of prompt_encoder and denoiser: the policy that acts
+    opt_state: optax.OptState
+
+
+@struct.dataclass
+class Context:
+    """What the policy knows of its task, once with all prompts and once without each: guidance needs the three."""
+
+    full: Array  # [..., C]
+    without_text: Array  # [..., C]
+    without_trajectory: Array  # [..., C]
+
+
+class Agent(NamedTuple):
+    """The method as pure functions."""
+
+    init: Callable[[Array, Batch, TextPrompt], TrainState]
+    update: Callable[[TrainState, Batch, TextPrompt, Array], tuple[TrainState, dict[str, Array]]]
+    read_text: Callable[[dict, TextPrompt], Array]
+    read_trajectory: Callable[[dict, TrajectoryPrompt], Array]
+    fuse: Callable[[dict, Array, Array, Array, Array], Context]
+    act: Callable[..., Array]
+    values: Callable[..., Array]
+
+
+def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_size: int) -> Agent:
+    """Builds the method from the `model`, `diffusion`, `agent` and `optimiser` sections of a config.
+
+    Raises:
+      UserError: a choice that does not exist.
+    """
+    model, diffusion, agent = config.model, config.diffusion, config.agent
+    if diffusion.parameterisation not in process.PARAMETERISATIONS:
+        raise UserError(
+            f"diffusion.parameterisation: {diffusion.parameterisation!r} is unknown; "
+            f"choose one of {list(process.PARAMETERISATIONS)}"
+        )
+    if agent.policy_improvement not in POLICY_IMPROVEMENTS:
+        raise UserError(
+            f"agent.policy_improvement: {agent.policy_improvement!r} is unknown; choose one of "
+            f"{list(POLICY_IMPROVEMENTS)}"
+        )
+
+    # --- networks ----------------------------------------------------------------------------------------------------
+    schedule = make_schedule(diffusion.schedule, diffusion.steps)
+    prompt_encoder = PromptEncoder(
+        width=model.context_width,
+        text_layers=model.text_layers,
+        trajectory_layers=model.trajectory_layers,
+        use_llm=model.use_llm,
+        use_numbers=model.use_numbers,
+        number_frequencies=model.number_frequencies,
+        use_rewards=model.use_rewards,
+    )
+    denoiser = MLPDenoiser(model.width, model.depth, model.denoiser_activation)
+    critic = Critic(model.critic_ensemble, model.width, model.depth, model.critic_activation, model.critic_layer_norm)
+    # Predicts reward and change of observation from (s, a, context): it teaches the prompt encoder what a task is.
+    task_model = ConditionedMLP(1 + observation_size, model.model_width, 2)
+    optimiser = optax.chain(
+        optax.clip_by_global_norm(config.optimiser.clip_norm),
+        optax.adamw(
+            optax.cosine_decay_schedule(
+                config.optimiser.learning_rate, config.train.steps, config.optimiser.final_learning_rate_fraction
+            ),
+            weight_decay=config.optimiser.weight_decay,
+        ),
+    )
+
+    def init(key: Array, batch: Batch, text: TextPrompt) -> TrainState:
+        """Initial state for inputs of the given shapes."""
+        keys = jax.random.split(key, 4)
+        groups = batch.task_id.shape
+        flags = jnp.ones(groups, bool)
+        encoder_params = prompt_encoder.init(keys[0], text, batch.prompt, flags, flags)["params"]
+        context = jnp.zeros((*groups, 1, model.context_width))
+        k = jnp.ones(batch.actions.shape[:-1], jnp.int32)
+        params = {
+            "prompt_encoder": encoder_params,
+            "denoiser": denoiser.init(keys[1], batch.actions, k, batch.observations, context)["params"],
+            "critic": critic.init(keys[2], batch.observations, batch.actions, context)["params"],
+            "model": task_model.init(keys[3], batch.observations, batch.actions, context)["params"],
+        }
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            target_critic=jax.tree.map(jnp.copy, params["critic"]),
+            ema=jax.tree.map(jnp.copy, {name: params[name] for name in ("prompt_encoder", "denoiser")}),
+            opt_state=optimiser.init(params),
+        )
+
+    # --- the denoiser as a sampler sees it ---------------------------------------------------------------------------
+    def predict(params: dict, x: Array, k: Array, observation: Array, context: Array) -> tuple[Array, Array]:
+        """The denoiser's raw output and the clean action it stands for, clipped to the action bounds. [..., A] each."""
+        output = denoiser.apply({"params": params}, x, k, observation, context)
+        x0 = process.to_x0(diffusion.parameterisation, schedule, output, x, k)
+        return output, jnp.clip(x0, -1.0, 1.0)
+
+    def sample_actions(params: dict, observation: Array, context: Array, key: Array, sampler: str, steps: int) -> Array:
+        """Actions [..., A] drawn from the policy for observations [..., O]."""
+
+        def denoise(x, k):
+            return predict(params, x, k, observation, context)[1]
+
+        return sample(sampler, denoise, schedule, key, (*observation.shape[:-1], action_size), steps)
+
+    # --- losses ------------------------------------------------------------------------------------------------------
+    def total_loss(params: dict, state: TrainState, batch: Batch, text: TextPrompt, key: Array):
+        """Sum of all losses, and metrics. Each term's gradient reaches only what it should teach (see `stop`)."""
+        stop = jax.lax.stop_gradient
+        key_text, key_trajectory, key_noise, key_step, key_next, key_chain = jax.random.split(key, 6)
+        observations, actions = batch.observations, batch.actions
+
+        # Independent dropout per prompt: one set of parameters serves no prompt, either, and both.
+        groups = batch.task_id.shape
+        has_text = jax.random.bernoulli(key_text, 1.0 - agent.text_dropout, groups)
+        has_trajectory = jax.random.bernoulli(key_trajectory, 1.0 - agent.trajectory_dropout, groups)
+        context = prompt_encoder.apply(
+            {"params": params["prompt_encoder"]}, text, batch.prompt, has_text, has_trajectory
+        )[:, None]
+
+        # What the context should know: the reward and the next observation of any transition of its task.
+        predicted = task_model.apply({"params": params["model"]}, observations, actions, context)
+        outcome = jnp.concatenate([batch.rewards[..., None], batch.next_observations - observations], axis=-1)
+        model_loss = jnp.mean((predicted - outcome) ** 2)
+
+        # Behaviour cloning: the denoising loss (Ho et al. 2020, eq. 14).
+        k = process.sample_step(key_step, schedule, actions.shape[:-1])
+        noise = jax.random.normal(key_noise, actions.shape)
+        x = process.add_noise(schedule, actions, k, noise)
+        output, x0 = predict(params["denoiser"], x, k, observations, context)
+        target = process.network_target(diffusion.parameterisation, schedule, actions, k, noise)
+        cloning_loss = jnp.mean((output - target) ** 2)
+
+        # Policy improvement: raise Q of the policy's own action (Diffusion-QL, arXiv 2208.06193, eq. 3), either through
+        # the whole chain or through the clean action rebuilt in one step (EDP, arXiv 2305.20081, section 3.2).
+        if agent.policy_improvement == "full_chain":
+            x0 = sample_actions(
+                params["denoiser"], observations, stop(context), key_chain, "ancestral", diffusion.steps
+            )
+        value = critic.apply({"params": stop(params["critic"])}, observations, x0, stop(context))
+        value = value[0]
+        policy_loss = -jnp.mean(value) / stop(jnp.mean(jnp.abs(value)))
+
+        # Critic: one-step temporal difference with next actions sampled from the slow policy (paper, eq. 6).
+        next_actions = sample_actions(
+            state.ema["denoiser"],
+            batch.next_observations,
+            stop(context),
+            key_next,
+            "ancestral",
+            agent.target_sampling_steps,
+        )
+        next_value = critic.apply(
+            {"params": state.target_critic}, batch.next_observations, next_actions, stop(context)
+        ).min(axis=0)
+        target_value = stop(batch.rewards + agent.discount * (1.0 - batch.terminations) * next_value)
+        values = critic.apply({"params": params["critic"]}, observations, actions, context)
+        critic_loss = jnp.mean((values - target_value) ** 2)
+
+        loss = (
+            agent.cloning_weight * cloning_loss
+            + agent.eta * policy_loss
+            + agent.critic_weight * critic_loss
+            + agent.model_weight * model_loss
+        )
+        metrics = {
+            "loss/total": loss,
+            "loss/cloning": cloning_loss,
+            "loss/policy": policy_loss,
+            "loss/critic": critic_loss,
+            "loss/model": model_loss,
+            "value/mean": jnp.mean(values),
+            "value/policy": jnp.mean(value),
+        }
+        return loss, metrics
+
+    def update(state: TrainState, batch: Batch, text: TextPrompt, key: Array) -> tuple[TrainState, dict[str, Array]]:
+        """One gradient step on all networks, then the slow copies follow."""
+        grads, metrics = jax.grad(total_loss, has_aux=True)(state.params, state, batch, text, key)
+        metrics["grad_norm"] = optax.global_norm(grads)
+        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        acting = {name: params[name] for name in state.ema}
+        return (
+            TrainState(
+                step=state.step + 1,
+                params=params,
+                target_critic=optax.incremental_update(params["critic"], state.target_critic, agent.tau),
+                ema=optax.incremental_update(acting, state.ema, 1.0 - agent.ema_decay),
+                opt_state=opt_state,
+            ),
+            metrics,
+        )
+
+    # --- acting ------------------------------------------------------------------------------------------------------
+    def read_text(params: dict, text: TextPrompt) -> Array:
+        """Vectors [..., C] of text prompts [..., L]."""
+        return prompt_encoder.apply({"params": params["prompt_encoder"]}, text, method="read_text")
+
+    def read_trajectory(params: dict, trajectory: TrajectoryPrompt) -> Array:
+        """Vectors [..., C] of trajectory prompts [..., T]."""
+        return prompt_encoder.apply({"params": params["prompt_encoder"]}, trajectory, method="read_trajectory")
+
+    def fuse(params: dict, text: Array, trajectory: Array, has_text: Array, has_trajectory: Array) -> Context:
+        """Context of prompt vectors [..., C]; flags [...] say which are given (the others' contents are ignored)."""
+
+        def fused(has_text, has_trajectory):
+            variables = {"params": params["prompt_encoder"]}
+            return prompt_encoder.apply(variables, text, trajectory, has_text, has_trajectory, method="fuse")
+
+        no = jnp.zeros_like(has_text)
+        return Context(fused(has_text, has_trajectory), fused(no, has_trajectory), fused(has_text, no))
+
+    def act(
+        params: dict,
+        observation: Array,
+        context: Context,
+        key: Array,
+        sampler: str = "ddim",
+        steps: int | None = None,
+        guidance: Guidance | None = None,
+    ) -> Array:
+        """Actions [..., A] for observations [..., O] and contexts [..., C] that broadcast with them.
+
+        Without guidance one network call per sampler step, with it three in one batch.
+        """
+        if guidance is None:
+            return sample_actions(params["denoiser"], observation, context.full, key, sampler, steps)
+        contexts = jnp.stack([context.full, context.without_text, context.without_trajectory])
+
+        def denoise(x, k):
+            estimates = predict(params["denoiser"], x[None], k[None], observation[None], contexts)[1]
+            return jnp.clip(combine(guidance, *estimates), -1.0, 1.0)
+
+        return sample(sampler, denoise, schedule, key, (*observation.shape[:-1], action_size), steps)
+
+    def values(params: dict, observation: Array, action: Array, context: Context) -> Array:
+        """Q of every critic [ensemble, ...] for actions in the networks' units."""
+        return critic.apply({"params": params["critic"]}, observation, action, context.full)
+
+    return Agent(init, update, read_text, read_trajectory, fuse, act, values)

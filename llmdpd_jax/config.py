@@ -1,0 +1,155 @@
+"""Configuration: the default of every field, and how files and command-line overrides change it.
+
+A file in `configs/` defines `get_config()` and returns `default_config()` with some fields changed.
+"""
+
+import difflib
+import json
+from pathlib import Path
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from llmdpd_jax.errors import UserError
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """The default of every field, with its unit and origin. Locked: a field that is not here does not exist."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0  # seed of initialisation, batches and noise
+
+    config.data = data = ml_collections.ConfigDict()
+    data.manifest = ""  # path of tasks.json, written by `llmdpd collect` or by hand (README, "Your own data")
+    data.groups = 32  # task groups per batch; each encodes its prompts once
+    data.group_size = 8  # transitions per group; batch = groups * group_size = 256 (Diffusion-QL)
+    data.prompt_length = 20  # steps of a trajectory prompt; longer episodes give windows of this length
+
+    config.text = text = ml_collections.ConfigDict()
+    text.source = "smollm2"  # "smollm2", a .gguf file, or a local or hub folder of safetensors
+    text.layer = 10  # hidden states after this block; the rest of the LLM never runs
+    text.repeat = True  # read the description twice and keep the second copy (echo embeddings, arXiv 2402.15449)
+    text.random_init = False  # ablation: the same LLM with random weights
+
+    config.model = model = ml_collections.ConfigDict()
+    model.context_width = 64  # width of prompt tokens and of the context
+    model.text_layers = 1  # bidirectional layers over the text prompt's tokens
+    model.trajectory_layers = 2  # transformer layers over the trajectory prompt's transitions
+    model.use_llm = True  # the text prompt's LLM states (ablation)
+    model.use_numbers = True  # the text prompt's numeric channel (ablation)
+    model.number_frequencies = 1  # octaves of Fourier features of a number; more are sharper and generalise less
+    model.use_rewards = True  # the trajectory prompt's rewards
+    model.width = 256  # hidden units of denoiser and critic (Diffusion-QL: 256)
+    model.depth = 3  # hidden layers of denoiser and critic (Diffusion-QL: 3)
+    model.denoiser_activation = "relu"  # relu, silu, gelu, mish (Diffusion-QL: mish; relu is cheaper on a CPU)
+    model.critic_activation = "relu"
+    model.critic_layer_norm = True  # keeps offline values bounded (Ball et al. 2023)
+    model.critic_ensemble = 2  # critics; targets take their minimum (TD3)
+    model.model_width = 128  # hidden units of the head that predicts reward and next observation
+
+    config.diffusion = diffusion = ml_collections.ConfigDict()
+    diffusion.schedule = "vp"  # vp, linear, cosine (Diffusion-QL: vp)
+    diffusion.steps = 5  # K, diffusion steps (Diffusion-QL: 5)
+    diffusion.parameterisation = "x0"  # what the denoiser predicts: noise, x0, velocity (EDP: x0)
+
+    config.agent = agent = ml_collections.ConfigDict()
+    agent.policy_improvement = "one_step"  # one_step (EDP) or full_chain (Diffusion-QL)
+    agent.text_dropout = 0.5  # probability that a group trains without its text prompt
+    agent.trajectory_dropout = 0.3  # probability that a group trains without its trajectory prompt
+    agent.eta = 1.0  # weight of the normalised Q term (Diffusion-QL: 1)
+    agent.cloning_weight = 0.01  # weight of the denoising loss beside it
+    agent.critic_weight = 1.0  # weight of the critic's loss
+    agent.model_weight = 1.0  # weight of predicting reward and next observation from the context; 0 turns it off
+    agent.discount = 0.0  # per step; 0 means automatic: 1 - 1 / (mean episode length), within [0.9, 0.99]
+    agent.tau = 0.005  # step of the target critic (Diffusion-QL: 0.005)
+    agent.ema_decay = 0.995  # decay of the acting parameters (Diffusion-QL: 0.995)
+    agent.target_sampling_steps = 2  # network calls for the critic target's next actions
+
+    config.optimiser = optimiser = ml_collections.ConfigDict()
+    optimiser.learning_rate = 1e-3  # Adam
+    optimiser.final_learning_rate_fraction = 0.1  # cosine decay ends at this fraction
+    optimiser.weight_decay = 0.0  # decoupled (AdamW)
+    optimiser.clip_norm = 10.0  # global gradient norm
+
+    config.train = train = ml_collections.ConfigDict()
+    train.steps = 20_000  # updates
+    train.log_every = 500  # updates per line of metrics
+    train.checkpoint_every = 5_000  # updates per checkpoint
+    train.keep_checkpoints = 2  # newest ones kept
+    train.updates_per_call = 0  # updates per compiled call; 0 means by backend: 50 on CPU, log_every elsewhere
+
+    config.evaluation = evaluation = ml_collections.ConfigDict()
+    evaluation.episodes = 8  # per task, prompt and wording
+    evaluation.sampler = "ddim"  # ddim, ancestral
+    evaluation.steps = 5  # network calls per action
+    evaluation.text_guidance = 1.0  # weight of the text prompt: 1 plain, 0 ignored, above 1 exaggerated
+    evaluation.trajectory_guidance = 1.0
+
+    return config.lock()
+
+
+def field_names(config: ml_collections.ConfigDict, prefix: str = "") -> list[str]:
+    """All fields, dotted: `["seed", "data.manifest", ...]`."""
+    names = []
+    for name, value in config.items():
+        is_section = isinstance(value, ml_collections.ConfigDict)
+        names += field_names(value, f"{prefix}{name}.") if is_section else [prefix + name]
+    return names
+
+
+def parse_config(arguments: list[str]) -> ml_collections.ConfigDict:
+    """Reads `--config=FILE` and `--config.section.field=value` arguments into a locked config.
+
+    Raises:
+      UserError: no or missing file, an unknown field (the nearest one is named), a value of the wrong type.
+    """
+    files = [a.split("=", 1)[1] for a in arguments if a.startswith("--config=")]
+    for path in files:
+        if not Path(path).is_file():
+            raise UserError(f"--config: no file {path}")
+    if not files:
+        raise UserError("--config: name a config file, for example --config=configs/point_robot.py")
+    holder = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=holder)
+    try:
+        holder(["llmdpd", *arguments])
+        return holder["config"].value
+    except (AttributeError, KeyError, flags.Error) as error:
+        raise UserError(_explain(error, arguments, files[0])) from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config: {error}") from error
+
+
+def _explain(error: Exception, arguments: list[str], path: str) -> str:
+    """Which argument is at fault, and the nearest field."""
+    known = field_names(default_config())
+    for argument in arguments:
+        name = argument.split("=", 1)[0].removeprefix("--config.")
+        if argument.startswith("--config.") and name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            return f"{argument}: there is no field {name!r}; did you mean {nearest!r}?"
+    return f"{path}: {error}"
+
+
+def to_json(config: ml_collections.ConfigDict) -> str:
+    """The resolved config as JSON text."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True)
+
+
+def from_json(text: str, origin: str) -> ml_collections.ConfigDict:
+    """The inverse of `to_json`: the default config with the values of the text.
+
+    Raises:
+      UserError: not JSON, or a field that this version does not have; the message names `origin`.
+    """
+    config = default_config()
+    try:
+        values = json.loads(text)
+        for section, fields in values.items():
+            if isinstance(fields, dict):
+                config[section].update(fields)
+            else:
+                config[section] = fields
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{origin}: not a config of this version: {error}") from error
+    return config

@@ -1,0 +1,56 @@
+"""The critic: an ensemble of action values, and the model head that teaches the context what a task is."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from llmdpd_jax.models.layers import activation
+from llmdpd_jax.types import Array
+
+
+class ConditionedMLP(nn.Module):
+    """MLP on (observation, action, context); layer norm keeps offline values from running away (Ball et al. 2023)."""
+
+    outputs: int
+    width: int = 256
+    depth: int = 3
+    activation: str = "relu"
+    layer_norm: bool = True
+
+    @nn.compact
+    def __call__(self, observation: Array, action: Array, context: Array) -> Array:
+        """observation [..., O], action [..., A], context [..., C] -> [..., outputs]. The context broadcasts."""
+        act = activation(self.activation)
+        hidden = (
+            nn.Dense(self.width, name="observation")(observation)
+            + nn.Dense(self.width, name="action", use_bias=False)(action)
+            + nn.Dense(self.width, name="context", use_bias=False)(context)
+        )
+        for i in range(self.depth):
+            if i > 0:
+                hidden = nn.Dense(self.width, name=f"hidden_{i}")(hidden)
+            if self.layer_norm:
+                hidden = nn.LayerNorm(name=f"norm_{i}")(hidden)
+            hidden = act(hidden)
+        return nn.Dense(self.outputs, name="out")(hidden)
+
+
+class Critic(nn.Module):
+    """Ensemble of Q(s, a | c): observation [..., O], action [..., A], context [..., C] -> [ensemble, ...]."""
+
+    ensemble: int = 2
+    width: int = 256
+    depth: int = 3
+    activation: str = "relu"
+    layer_norm: bool = True
+
+    @nn.compact
+    def __call__(self, observation: Array, action: Array, context: Array) -> Array:
+        members = nn.vmap(
+            ConditionedMLP,
+            in_axes=None,
+            out_axes=0,
+            axis_size=self.ensemble,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+        )(1, self.width, self.depth, self.activation, self.layer_norm, name="members")
+        return jnp.squeeze(members(observation, action, context), axis=-1)

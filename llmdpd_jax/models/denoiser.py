@@ -1,0 +1,34 @@
+"""The denoiser: a noised action, its diffusion step, the observation and the context -> the network's prediction."""
+
+import flax.linen as nn
+
+from llmdpd_jax.models.layers import activation, step_embedding
+from llmdpd_jax.types import Array
+
+
+class MLPDenoiser(nn.Module):
+    """Residual MLP. The context modulates every layer (FiLM, Perez et al. 2018).
+
+    The context may have fewer batch axes filled than the action (size 1 broadcasts), so that transitions that share a
+    prompt share the work on it.
+    """
+
+    width: int = 256
+    depth: int = 3
+    activation: str = "relu"
+
+    @nn.compact
+    def __call__(self, x: Array, k: Array, observation: Array, context: Array) -> Array:
+        """x [..., A], k int [...], observation [..., O], context [..., C] -> [..., A]."""
+        act = activation(self.activation)
+        hidden = (
+            nn.Dense(self.width, name="action")(x)
+            + nn.Dense(self.width, name="observation")(observation)
+            + nn.Dense(self.width, name="step")(step_embedding(k, 16))
+            + nn.Dense(self.width, name="context")(context)
+        )
+        for i in range(self.depth - 1):
+            scale, shift = (nn.Dense(self.width, name=f"{n}_{i}")(context) for n in ("scale", "shift"))
+            update = nn.Dense(self.width, name=f"hidden_{i}")(act(hidden))
+            hidden = hidden + update * (1.0 + scale) + shift
+        return nn.Dense(x.shape[-1], name="out", kernel_init=nn.initializers.zeros)(act(hidden))

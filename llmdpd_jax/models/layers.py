@@ -1,0 +1,94 @@
+"""Building blocks shared by the networks."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from llmdpd_jax.errors import UserError
+from llmdpd_jax.types import Array
+
+
+def mish(x: Array) -> Array:
+    """Mish, `x tanh(softplus(x))`, in a rational form with one exponential: several times cheaper on a CPU."""
+    e = jnp.exp(jnp.minimum(x, 20.0))
+    n = e * (e + 2.0)
+    return x * n / (n + 2.0)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "silu": nn.silu, "gelu": nn.gelu, "mish": mish}
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """The named activation.
+
+    Raises:
+      UserError: unknown name.
+    """
+    if name not in ACTIVATIONS:
+        raise UserError(f"activation: {name!r} is unknown; choose one of {sorted(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def fourier_features(x: Array, frequencies: int) -> Array:
+    """Sines and cosines of x at octaves: [...] -> [..., 2 * frequencies], lowest angular frequency pi / 2."""
+    angles = x[..., None] * (jnp.pi / 2) * 2.0 ** jnp.arange(frequencies)
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def step_embedding(k: Array, size: int) -> Array:
+    """Sinusoidal embedding of a diffusion step (Vaswani et al. 2017): int [...] -> [..., size]."""
+    angles = k[..., None] * jnp.exp(-jnp.log(10_000.0) * jnp.arange(size // 2) / (size // 2 - 1))
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class MLP(nn.Module):
+    """Dense layers with an activation after each; optional layer norm before it. [..., D] -> [..., width]."""
+
+    width: int
+    depth: int
+    activation: str = "relu"
+    layer_norm: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for _ in range(self.depth):
+            x = nn.Dense(self.width)(x)
+            if self.layer_norm:
+                x = nn.LayerNorm()(x)
+            x = activation(self.activation)(x)
+        return x
+
+
+class AttentionPool(nn.Module):
+    """Learned queries attend to tokens: [..., L, D], mask [..., L] -> [..., width].
+
+    Each query has its own scores and reads its own slice of the values. With every token masked out the result is the
+    mean of the values, which callers replace by a null token.
+    """
+
+    width: int
+    queries: int = 4
+
+    @nn.compact
+    def __call__(self, tokens: Array, mask: Array) -> Array:
+        scores = nn.Dense(self.queries, name="scores")(tokens)
+        scores = jnp.where(mask[..., None], scores, jnp.finfo(scores.dtype).min)
+        weights = jax.nn.softmax(scores, axis=-2)
+        values = nn.DenseGeneral((self.queries, self.width // self.queries), name="values")(tokens)
+        pooled = jnp.einsum("...lq,...lqd->...qd", weights, values)
+        return nn.Dense(self.width, name="out")(pooled.reshape(*pooled.shape[:-2], -1))
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm self-attention and MLP: [..., L, D], mask [..., L] -> [..., L, D]."""
+
+    heads: int = 4
+
+    @nn.compact
+    def __call__(self, tokens: Array, mask: Array) -> Array:
+        attend = nn.MultiHeadDotProductAttention(num_heads=self.heads, name="attention")
+        tokens = tokens + attend(nn.LayerNorm()(tokens), mask=mask[..., None, None, :])
+        hidden = nn.relu(nn.Dense(2 * tokens.shape[-1])(nn.LayerNorm()(tokens)))
+        return tokens + nn.Dense(tokens.shape[-1])(hidden)

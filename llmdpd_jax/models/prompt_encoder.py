@@ -1,0 +1,115 @@
+"""From prompts to the context: each prompt becomes one vector, and the vectors are fused.
+
+An absent prompt is a learned null vector, so one set of parameters serves no prompt, either, and both.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from llmdpd_jax.models.layers import MLP, AttentionPool, TransformerBlock, fourier_features
+from llmdpd_jax.types import Array, TextPrompt, TrajectoryPrompt
+
+
+class TextReader(nn.Module):
+    """Reads a text prompt, LLM states and exact numbers of its tokens: TextPrompt [..., L] -> [..., width].
+
+    The numeric channel of a token that helps to spell a number is the number's value, Fourier features of it, and its
+    ordinal in the text; what the number *means* is in the LLM state of the same token. One bidirectional layer lets
+    tokens exchange both, and attention pooling decides what matters.
+    """
+
+    width: int
+    use_llm: bool = True
+    use_numbers: bool = True
+    frequencies: int = 1
+    max_numbers: int = 8  # ordinals from here on share one embedding
+    layers: int = 1
+
+    @nn.compact
+    def __call__(self, prompt: TextPrompt) -> Array:
+        tokens = self.param("bias", nn.initializers.zeros, (self.width,))
+        if self.use_llm:
+            tokens = tokens + nn.Dense(self.width, use_bias=False, name="states")(prompt.states)
+        if self.use_numbers:
+            value = prompt.numbers
+            features = jnp.concatenate([value[..., None], fourier_features(value, self.frequencies)], axis=-1)
+            ordinal = nn.Embed(self.max_numbers, self.width, name="ordinal")(
+                jnp.clip(prompt.number_index, 0, self.max_numbers - 1)
+            )
+            numeric = MLP(self.width, 1, name="numeric")(features)
+            numeric = nn.Dense(self.width, name="numeric_out")(numeric) + ordinal
+            tokens = tokens + jnp.where((prompt.number_index >= 0)[..., None], numeric, 0.0)
+        tokens = jnp.broadcast_to(tokens, (*prompt.mask.shape, self.width))
+        for i in range(self.layers):
+            tokens = TransformerBlock(name=f"block_{i}")(tokens, prompt.mask)
+        tokens = nn.LayerNorm(name="norm")(tokens)
+        return AttentionPool(self.width, name="pool")(tokens, prompt.mask)
+
+
+class TrajectoryReader(nn.Module):
+    """Reads a trajectory prompt: a transformer over its transitions. TrajectoryPrompt [..., T] -> [..., width].
+
+    A token is one transition (s, a, r, s'), so that what a transition says of the task's reward and dynamics is within
+    one token and attention only has to combine such evidence.
+    """
+
+    width: int
+    use_rewards: bool = True
+    layers: int = 2
+
+    @nn.compact
+    def __call__(self, prompt: TrajectoryPrompt) -> Array:
+        parts = [prompt.observations, prompt.actions, prompt.next_observations]
+        if self.use_rewards:
+            parts.append(prompt.rewards[..., None])
+        tokens = nn.Dense(self.width, name="in")(MLP(self.width, 1, name="transition")(jnp.concatenate(parts, axis=-1)))
+        for i in range(self.layers):
+            tokens = TransformerBlock(name=f"block_{i}")(tokens, prompt.mask)
+        tokens = nn.LayerNorm(name="norm")(tokens)
+        return AttentionPool(self.width, name="pool")(tokens, prompt.mask)
+
+
+class PromptEncoder(nn.Module):
+    """Both readers and their fusion into the context [..., width]."""
+
+    width: int
+    text_layers: int = 1
+    trajectory_layers: int = 2
+    use_llm: bool = True
+    use_numbers: bool = True
+    number_frequencies: int = 1
+    use_rewards: bool = True
+
+    def setup(self):
+        self.text_reader = TextReader(
+            self.width, self.use_llm, self.use_numbers, self.number_frequencies, layers=self.text_layers
+        )
+        self.trajectory_reader = TrajectoryReader(self.width, self.use_rewards, layers=self.trajectory_layers)
+        self.null = self.param("null", nn.initializers.normal(0.1), (2, self.width))
+        self.confidence = nn.Dense(1, name="confidence")
+        self.norm = nn.LayerNorm(name="norm")
+
+    def read_text(self, prompt: TextPrompt) -> Array:
+        """[..., L] -> [..., width]."""
+        return self.text_reader(prompt)
+
+    def read_trajectory(self, prompt: TrajectoryPrompt) -> Array:
+        """[..., T] -> [..., width]."""
+        return self.trajectory_reader(prompt)
+
+    def fuse(self, text: Array, trajectory: Array, has_text: Array, has_trajectory: Array) -> Array:
+        """Fuses prompt vectors [..., width], absent where the flags [...] are False, into the context [..., width].
+
+        Both prompts speak of the same task, so their vectors share one space and the context is their mean weighted by
+        learned confidences: what the policy has learned from one prompt holds for the other.
+        """
+        vectors = jnp.stack([text, trajectory], axis=-2)
+        present = jnp.stack([has_text, has_trajectory], axis=-1)[..., None]
+        vectors = jnp.where(present, vectors, self.null)
+        weights = jax.nn.softmax(self.confidence(vectors) + jnp.where(present, 0.0, -4.0), axis=-2)
+        return self.norm(jnp.sum(weights * vectors, axis=-2))
+
+    def __call__(self, text: TextPrompt, trajectory: TrajectoryPrompt, has_text: Array, has_trajectory: Array) -> Array:
+        """Context [..., width] of both prompts."""
+        return self.fuse(self.read_text(text), self.read_trajectory(trajectory), has_text, has_trajectory)

@@ -1,0 +1,180 @@
+"""Checkpoints: self-contained, written by Orbax in the background, no pickle.
+
+runs/x/checkpoints/<step>/state       the whole TrainState (exact resume)
+                          statistics  units of data and text
+                          metadata    config, shapes, task family, identity of the text encoder (JSON)
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+
+from llmdpd_jax import __version__
+from llmdpd_jax.agents.llmdpd import Agent, TrainState, make_agent
+from llmdpd_jax.config import from_json, to_json
+from llmdpd_jax.errors import UserError
+from llmdpd_jax.types import Array, Batch, Statistics, TextPrompt, TextStatistics, TrajectoryPrompt
+
+FORMAT = 1
+
+
+class Checkpoint(NamedTuple):
+    """All that acting or resuming needs."""
+
+    agent: Agent
+    config: Any  # ConfigDict
+    state: TrainState
+    statistics: Statistics
+    text_statistics: TextStatistics
+    metadata: dict  # see `make_metadata`
+    path: Path
+
+
+def make_metadata(config, statistics: Statistics, text_width: int, encoder: dict, manifest: dict) -> dict:
+    """What a checkpoint says of itself, JSON-able.
+
+    Args:
+      text_width: D, width of the LLM's hidden states.
+      encoder: identity of the text encoder, with the hash of its weights.
+      manifest: `family`, `horizon` and `digest` of the training data.
+    """
+    return {
+        "format": FORMAT,
+        "llmdpd_jax": __version__,
+        "config": to_json(config),
+        "observation_size": statistics.observation_mean.shape[0],
+        "action_size": statistics.action_low.shape[0],
+        "text_width": text_width,
+        "text_encoder": encoder,
+        "manifest": manifest,
+    }
+
+
+def example_inputs(metadata: dict) -> tuple[Batch, TextPrompt]:
+    """Inputs of the right shapes, to initialise an agent's networks with."""
+    observation_size, action_size = metadata["observation_size"], metadata["action_size"]
+
+    def zeros(*shape, dtype=float):
+        return jax.numpy.zeros(shape, dtype)
+
+    prompt = TrajectoryPrompt(
+        observations=zeros(1, 1, observation_size),
+        actions=zeros(1, 1, action_size),
+        rewards=zeros(1, 1),
+        next_observations=zeros(1, 1, observation_size),
+        mask=zeros(1, 1, dtype=bool),
+    )
+    batch = Batch(
+        observations=zeros(1, 1, observation_size),
+        actions=zeros(1, 1, action_size),
+        rewards=zeros(1, 1),
+        next_observations=zeros(1, 1, observation_size),
+        terminations=zeros(1, 1, dtype=bool),
+        task_id=zeros(1, dtype=int),
+        prompt=prompt,
+    )
+    text = TextPrompt(
+        states=zeros(1, 1, metadata["text_width"]),
+        mask=zeros(1, 1, dtype=bool),
+        numbers=zeros(1, 1),
+        number_index=zeros(1, 1, dtype=int),
+    )
+    return batch, text
+
+
+def initial_state(agent: Agent, metadata: dict, key: Array) -> TrainState:
+    """A fresh TrainState for the shapes in the metadata."""
+    return agent.init(key, *example_inputs(metadata))
+
+
+def manager(run: Path, keep: int = 2) -> ocp.CheckpointManager:
+    """The run folder's checkpoint manager."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+    return ocp.CheckpointManager((run / "checkpoints").absolute(), options=options)
+
+
+def save(checkpoints: ocp.CheckpointManager, state, statistics, text_statistics, metadata: dict) -> None:
+    """Writes a checkpoint of `state.step` in the background; a step that is already there is left alone."""
+    step = int(state.step)
+    if step in checkpoints.all_steps():
+        return
+    checkpoints.save(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            statistics=ocp.args.StandardSave({"data": statistics, "text": text_statistics}),
+            metadata=ocp.args.JsonSave(metadata),
+        ),
+    )
+
+
+def find(path: str | Path) -> tuple[Path, int]:
+    """The run folder and step that a path names: a run, its `checkpoints` folder, or one step in it.
+
+    Raises:
+      UserError: nothing there, or no finished checkpoint.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such run or checkpoint; `llmdpd train --out={path}` makes one")
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        return path.parent.parent, int(path.name)
+    run = path.parent if path.name == "checkpoints" else path
+    folder = run / "checkpoints"
+    steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+    if not steps:
+        raise UserError(f"{run}: holds no finished checkpoint (looked in {folder})")
+    return run, steps[-1]
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Loads the newest checkpoint of a run, or the one named.
+
+    Raises:
+      UserError: missing, truncated or foreign checkpoint; the message names it.
+    """
+    run, step = find(path)
+    folder = run / "checkpoints" / str(step)
+    reader = ocp.CheckpointManager((run / "checkpoints").absolute())
+    try:
+        metadata = reader.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore())).metadata
+    except Exception as error:
+        raise UserError(f"{folder}: damaged or not written by llmdpd: {_first_line(error)}") from error
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise UserError(f"{folder}: not a checkpoint of this version of llmdpd_jax (format {FORMAT} expected)")
+    config = from_json(metadata["config"], str(folder))
+    agent = make_agent(config, metadata["observation_size"], metadata["action_size"])
+    sizes = metadata["observation_size"], metadata["action_size"], metadata["text_width"]
+    template = ocp.args.Composite(
+        state=ocp.args.StandardRestore(jax.eval_shape(lambda: initial_state(agent, metadata, jax.random.key(0)))),
+        statistics=ocp.args.StandardRestore(_statistics_template(*sizes)),
+    )
+    try:
+        restored = reader.restore(step, args=template)
+    except Exception as error:
+        raise UserError(
+            f"{folder}: damaged, or its networks differ from its config: {_first_line(error)}. "
+            f"Older checkpoints of the run can be named: {run}/checkpoints/<step>"
+        ) from error
+    finally:
+        reader.close()
+    statistics = restored.statistics
+    return Checkpoint(agent, config, restored.state, statistics["data"], statistics["text"], metadata, folder)
+
+
+def _statistics_template(observation_size: int, action_size: int, text_width: int) -> dict:
+    def array(*shape):
+        return jax.ShapeDtypeStruct(shape, jax.numpy.float32)
+
+    o, a, d = observation_size, action_size, text_width
+    return {
+        "data": Statistics(array(o), array(o), array(a), array(a), array(), array()),
+        "text": TextStatistics(array(d), array(d), array()),
+    }
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

@@ -1,0 +1,231 @@
+"""The training run: load, compile one call of many updates, log, checkpoint, resume. All files and clocks are here."""
+
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from llmdpd_jax.agents.llmdpd import Agent, TrainState, make_agent
+from llmdpd_jax.config import from_json, to_json
+from llmdpd_jax.data.normalise import normalise_batch
+from llmdpd_jax.data.sampler import sample_batch
+from llmdpd_jax.data.store import load_split
+from llmdpd_jax.errors import UserError
+from llmdpd_jax.models.llm.encoder import load_text_encoder
+from llmdpd_jax.prompts.cache import cached_encode
+from llmdpd_jax.prompts.table import TextTable, make_rows, normalise_text, sample_text, text_statistics
+from llmdpd_jax.tasks.manifest import load_manifest
+from llmdpd_jax.training import checkpoint
+from llmdpd_jax.training.metrics import MetricsWriter
+from llmdpd_jax.types import Array, Statistics, Store
+
+console = Console(stderr=True)
+
+
+def make_train_call(agent: Agent, groups: int, group_size: int, prompt_length: int) -> Callable:
+    """The compiled call of many updates: batches are drawn on the device, nothing goes through the host.
+
+    Returns:
+      `(state, store, statistics, texts, key, count) -> (state, metrics)`: `count` updates (traced, so that the last call
+      of a run may be shorter without compiling again) and the means of their metrics. The state is donated. The key of
+      an update depends only on the run's key and the step, so a resumed run draws the same batches.
+    """
+
+    def one_update(state: TrainState, store: Store, statistics: Statistics, texts: TextTable, key: Array):
+        key_batch, key_text, key_update = jax.random.split(jax.random.fold_in(key, state.step), 3)
+        batch = normalise_batch(statistics, sample_batch(store, key_batch, groups, group_size, prompt_length))
+        return agent.update(state, batch, sample_text(texts, key_text, batch.task_id), key_update)
+
+    @partial(jax.jit, donate_argnums=0)
+    def train_call(state: TrainState, store: Store, statistics: Statistics, texts: TextTable, key: Array, count: Array):
+        def body(_, carry):
+            state, sums = carry
+            state, metrics = one_update(state, store, statistics, texts, key)
+            return state, jax.tree.map(jnp.add, sums, metrics)
+
+        shapes = jax.eval_shape(one_update, state, store, statistics, texts, key)[1]
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        state, sums = jax.lax.fori_loop(0, count, body, (state, zeros))
+        return state, jax.tree.map(lambda x: x / count, sums)
+
+    return train_call
+
+
+def automatic_discount(lengths: np.ndarray) -> float:
+    """1 - 1 / (mean episode length), within [0.9, 0.99]: values that look about one episode ahead. lengths [E]."""
+    return float(np.clip(1.0 - 1.0 / np.mean(lengths), 0.9, 0.99))
+
+
+def read_descriptions(config, tasks) -> tuple[TextTable, dict]:
+    """The LLM's reading of every description of the tasks [not normalised], and the identity of the LLM."""
+    encoder = load_text_encoder(config.text)
+    descriptions = [list(task.descriptions) for task in tasks]
+    prompts = cached_encode(encoder, [d for each in descriptions for d in each], progress=True)
+    rows, counts = make_rows([len(each) for each in descriptions])
+    return TextTable(jax.tree.map(jnp.asarray, prompts), jnp.asarray(rows), jnp.asarray(counts)), encoder.identity
+
+
+class Interrupt:
+    """Turns SIGINT and SIGTERM into a flag, so that a run ends at a safe place with a checkpoint."""
+
+    def __enter__(self):
+        self.signal = None
+        self._old = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _handle(self, number, _frame):
+        if self.signal is not None:  # asked twice: stop at once
+            raise KeyboardInterrupt
+        self.signal = number
+        console.print(f"{signal.Signals(number).name}: stopping after this call, with a checkpoint (again to stop now)")
+
+    def __exit__(self, *_):
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+def prepare_run(config, run: Path) -> None:
+    """Makes the run folder and writes the config, or checks that the folder holds a run of this very config.
+
+    Raises:
+      UserError: the folder holds another run.
+    """
+    file = run / "config.json"
+    if file.exists():
+        old = from_json(file.read_text(), str(file))
+        if old != config:
+            flat_old, flat_new = (dict(_flatten(c.to_dict())) for c in (old, config))
+            changed = [f"{k}: {flat_old[k]!r} -> {flat_new[k]!r}" for k in flat_new if flat_old[k] != flat_new[k]]
+            raise UserError(f"{run}: holds a run with another config ({'; '.join(changed)}); choose another --out")
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    file.write_text(to_json(config))
+
+
+def _flatten(tree: dict, prefix: str = ""):
+    for name, value in tree.items():
+        yield from _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+
+
+def train(config, run: str | Path) -> Path:
+    """Trains to `config.train.steps`, resuming if the run folder already holds a checkpoint of this config.
+
+    Only the train tasks' data and descriptions are opened.
+
+    Args:
+      config: as given by the user; automatic fields are resolved here.
+      run: folder for config.json, metrics.csv, TensorBoard events and checkpoints.
+
+    Returns:
+      The run folder.
+
+    Raises:
+      UserError: anything in config, manifest, data or weights that training could stumble over later, before it starts;
+        a loss that is no longer finite.
+      KeyboardInterrupt: after SIGINT or SIGTERM, with the checkpoint written.
+    """
+    run = Path(run)
+    if not config.data.manifest:
+        raise UserError("data.manifest is empty: name a tasks.json, for example one written by `llmdpd collect`")
+    manifest = load_manifest(config.data.manifest)
+    data = load_split(manifest, "train")
+    prepare_run(config, run)
+
+    texts, encoder_identity = read_descriptions(config, data.tasks)
+    text_units = text_statistics(texts.prompts)
+    texts = texts.replace(prompts=normalise_text(text_units, texts.prompts))
+
+    config = config.copy_and_resolve_references()
+    if config.agent.discount == 0.0:
+        config.agent.discount = automatic_discount(np.asarray(data.store.lengths))
+    observation_size, action_size = data.store.observations.shape[-1], data.store.actions.shape[-1]
+    agent = make_agent(config, observation_size, action_size)
+    metadata = checkpoint.make_metadata(
+        config,
+        data.statistics,
+        texts.prompts.states.shape[-1],
+        encoder_identity,
+        {"family": manifest.family, "horizon": manifest.horizon, "digest": data.digest},
+    )
+    key_init, key_run = jax.random.split(jax.random.key(config.seed))
+
+    with checkpoint.manager(run, config.train.keep_checkpoints) as checkpoints:
+        if checkpoints.latest_step() is None:
+            state = checkpoint.initial_state(agent, metadata, key_init)
+        else:
+            restored = checkpoint.load(run)
+            if restored.metadata["manifest"]["digest"] != data.digest:
+                raise UserError(f"{config.data.manifest}: the data are not those that {run} was trained on")
+            state = restored.state
+        train_call = make_train_call(agent, config.data.groups, config.data.group_size, config.data.prompt_length)
+
+        def save(state):
+            checkpoint.save(checkpoints, state, data.statistics, text_units, metadata)
+
+        run_updates(
+            lambda state, count: train_call(state, data.store, data.statistics, texts, key_run, count),
+            state,
+            config.train,
+            run,
+            save,
+        )
+    return run
+
+
+def run_updates(call: Callable, state: TrainState, settings, run: Path, save: Callable[[TrainState], None]) -> None:
+    """Calls until `settings.steps` updates are done; logs every call, saves at checkpoints, at the end and on a signal.
+
+    Metrics of a call are fetched while the next one runs, so the device never waits for the host between checkpoints.
+    """
+    step, pending = int(state.step), None
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[losses]}"),
+    )
+    with MetricsWriter(run, step) as writer, Progress(*columns, console=console) as bar, Interrupt() as interrupt:
+        task = bar.add_task("train", total=settings.steps, completed=step, rate="", losses="compiling")
+
+        def fetch(pending):
+            step, count, metrics, started = pending
+            metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            rate = count / (time.monotonic() - started)
+            writer.write(step, metrics)
+            bad = [name for name, value in metrics.items() if not np.isfinite(value)]
+            if bad:
+                raise UserError(
+                    f"{run}: {', '.join(bad)} not finite between updates {step - count} and {step}; the last checkpoint "
+                    "is intact. Try a smaller optimiser.learning_rate or agent.eta"
+                )
+            losses = " ".join(f"{n.removeprefix('loss/')} {metrics[n]:.3g}" for n in metrics if n.startswith("loss/"))
+            bar.update(task, completed=step, rate=f"{rate:.0f}/s", losses=losses)
+
+        while step < settings.steps and interrupt.signal is None:
+            until_checkpoint = settings.checkpoint_every - step % settings.checkpoint_every
+            count = min(settings.log_every, until_checkpoint, settings.steps - step)
+            started = time.monotonic()
+            state, metrics = call(state, jnp.asarray(count, jnp.int32))
+            step += count
+            if pending is not None:
+                fetch(pending)
+            pending = (step, count, metrics, started)
+            if step % settings.checkpoint_every == 0 or step == settings.steps:
+                fetch(pending)  # a state that is not finite is never saved
+                pending = None
+                save(state)
+        if pending is not None:
+            fetch(pending)
+        if interrupt.signal is not None and step < settings.steps:
+            save(state)
+            raise KeyboardInterrupt(f"stopped at update {step}; go on with: llmdpd train --resume={run}")
