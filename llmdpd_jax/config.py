@@ -59,7 +59,7 @@ def default_config() -> ml_collections.ConfigDict:
     agent.eta = 1.0  # weight of the normalised Q term (Diffusion-QL: 1)
     agent.cloning_weight = 0.01  # weight of the denoising loss beside it
     agent.critic_weight = 1.0  # weight of the critic's loss
-    agent.model_weight = 1.0  # weight of predicting reward and next observation from the context; 0 turns it off
+    agent.model_weight = 10.0  # weight of predicting reward and next observation from the context; 0 turns it off
     agent.discount = 0.0  # per step; 0 means automatic: 1 - 1 / (mean episode length), within [0.9, 0.99]
     agent.tau = 0.005  # step of the target critic (Diffusion-QL: 0.005)
     agent.ema_decay = 0.995  # decay of the acting parameters (Diffusion-QL: 0.995)
@@ -73,10 +73,9 @@ def default_config() -> ml_collections.ConfigDict:
 
     config.train = train = ml_collections.ConfigDict()
     train.steps = 20_000  # updates
-    train.log_every = 500  # updates per line of metrics
+    train.log_every = 250  # updates per compiled call and per line of metrics
     train.checkpoint_every = 5_000  # updates per checkpoint
     train.keep_checkpoints = 2  # newest ones kept
-    train.updates_per_call = 0  # updates per compiled call; 0 means by backend: 50 on CPU, log_every elsewhere
 
     config.evaluation = evaluation = ml_collections.ConfigDict()
     evaluation.episodes = 8  # per task, prompt and wording

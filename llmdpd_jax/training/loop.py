@@ -1,5 +1,6 @@
 """The training run: load, compile one call of many updates, log, checkpoint, resume. All files and clocks are here."""
 
+import hashlib
 import signal
 import time
 from collections.abc import Callable
@@ -16,9 +17,10 @@ from llmdpd_jax.agents.llmdpd import Agent, TrainState, make_agent
 from llmdpd_jax.config import from_json, to_json
 from llmdpd_jax.data.normalise import normalise_batch
 from llmdpd_jax.data.sampler import sample_batch
-from llmdpd_jax.data.store import load_split
+from llmdpd_jax.data.store import load_split, statistics
 from llmdpd_jax.errors import UserError
-from llmdpd_jax.models.llm.encoder import load_text_encoder
+from llmdpd_jax.models.llm.encoder import TextEncoder, encoder_settings
+from llmdpd_jax.models.llm.weights import cache_folder
 from llmdpd_jax.prompts.cache import cached_encode
 from llmdpd_jax.prompts.table import TextTable, make_rows, normalise_text, sample_text, text_statistics
 from llmdpd_jax.tasks.manifest import load_manifest
@@ -33,8 +35,8 @@ def make_train_call(agent: Agent, groups: int, group_size: int, prompt_length: i
     """The compiled call of many updates: batches are drawn on the device, nothing goes through the host.
 
     Returns:
-      `(state, store, statistics, texts, key, count) -> (state, metrics)`: `count` updates (traced, so that the last call
-      of a run may be shorter without compiling again) and the means of their metrics. The state is donated. The key of
+      `(state, store, statistics, texts, key, count) -> (state, metrics)`: `count` updates (traced, so that a shorter
+      last call compiles nothing) and the means of their metrics. The state is donated. The key of
       an update depends only on the run's key and the step, so a resumed run draws the same batches.
     """
 
@@ -63,11 +65,21 @@ def automatic_discount(lengths: np.ndarray) -> float:
     return float(np.clip(1.0 - 1.0 / np.mean(lengths), 0.9, 0.99))
 
 
+def store_digest(store: Store) -> str:
+    """SHA-256 over every array of the store: two stores with the same digest hold the same data."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(store):
+        digest.update(f"{leaf.shape}{leaf.dtype}".encode())
+        digest.update(np.ascontiguousarray(leaf))
+    return digest.hexdigest()
+
+
 def read_descriptions(config, tasks) -> tuple[TextTable, dict]:
     """The LLM's reading of every description of the tasks [not normalised], and the identity of the LLM."""
-    encoder = load_text_encoder(config.text)
+    encoder = TextEncoder(encoder_settings(config.text))
     descriptions = [list(task.descriptions) for task in tasks]
-    prompts = cached_encode(encoder, [d for each in descriptions for d in each], progress=True)
+    folder = cache_folder() / "embeddings"
+    prompts = cached_encode(encoder, [d for each in descriptions for d in each], folder, progress=True)
     rows, counts = make_rows([len(each) for each in descriptions])
     return TextTable(jax.tree.map(jnp.asarray, prompts), jnp.asarray(rows), jnp.asarray(counts)), encoder.identity
 
@@ -138,21 +150,21 @@ def train(config, run: str | Path) -> Path:
     data = load_split(manifest, "train")
     prepare_run(config, run)
 
-    texts, encoder_identity = read_descriptions(config, data.tasks)
+    texts, encoder_identity = read_descriptions(config, data.split.tasks)
     text_units = text_statistics(texts.prompts)
     texts = texts.replace(prompts=normalise_text(text_units, texts.prompts))
 
     config = config.copy_and_resolve_references()
     if config.agent.discount == 0.0:
         config.agent.discount = automatic_discount(np.asarray(data.store.lengths))
-    observation_size, action_size = data.store.observations.shape[-1], data.store.actions.shape[-1]
-    agent = make_agent(config, observation_size, action_size)
+    agent = make_agent(config, data.observation_size, data.action_size)
+    units, digest = statistics(data), store_digest(data.store)
     metadata = checkpoint.make_metadata(
         config,
-        data.statistics,
+        units,
         texts.prompts.states.shape[-1],
         encoder_identity,
-        {"family": manifest.family, "horizon": manifest.horizon, "digest": data.digest},
+        {"family": manifest.family, "horizon": manifest.horizon, "digest": digest},
     )
     key_init, key_run = jax.random.split(jax.random.key(config.seed))
 
@@ -161,16 +173,16 @@ def train(config, run: str | Path) -> Path:
             state = checkpoint.initial_state(agent, metadata, key_init)
         else:
             restored = checkpoint.load(run)
-            if restored.metadata["manifest"]["digest"] != data.digest:
+            if restored.metadata["manifest"]["digest"] != digest:
                 raise UserError(f"{config.data.manifest}: the data are not those that {run} was trained on")
             state = restored.state
         train_call = make_train_call(agent, config.data.groups, config.data.group_size, config.data.prompt_length)
 
         def save(state):
-            checkpoint.save(checkpoints, state, data.statistics, text_units, metadata)
+            checkpoint.save(checkpoints, state, units, text_units, metadata)
 
         run_updates(
-            lambda state, count: train_call(state, data.store, data.statistics, texts, key_run, count),
+            lambda state, count: train_call(state, data.store, units, texts, key_run, count),
             state,
             config.train,
             run,
@@ -205,8 +217,8 @@ def run_updates(call: Callable, state: TrainState, settings, run: Path, save: Ca
             bad = [name for name, value in metrics.items() if not np.isfinite(value)]
             if bad:
                 raise UserError(
-                    f"{run}: {', '.join(bad)} not finite between updates {step - count} and {step}; the last checkpoint "
-                    "is intact. Try a smaller optimiser.learning_rate or agent.eta"
+                    f"{run}: {', '.join(bad)} not finite between updates {step - count} and {step}; the last "
+                    "checkpoint is intact. Try a smaller optimiser.learning_rate or agent.eta"
                 )
             losses = " ".join(f"{n.removeprefix('loss/')} {metrics[n]:.3g}" for n in metrics if n.startswith("loss/"))
             bar.update(task, completed=step, rate=f"{rate:.0f}/s", losses=losses)

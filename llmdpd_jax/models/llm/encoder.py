@@ -49,6 +49,13 @@ class TextEncoderSettings:
             raise UserError(f"text encoder layer: expected a whole number from 1, got {self.layer!r}")
 
 
+def encoder_settings(config) -> TextEncoderSettings:
+    """The settings in the `text` section of a config."""
+    return TextEncoderSettings(
+        source=config.source, layer=config.layer, repeat=config.repeat, random_seed=0 if config.random_init else None
+    )
+
+
 def load_text_encoder(settings: TextEncoderSettings) -> "TextEncoder":
     """A text encoder with its weights loaded; `TextEncoder(settings)` is the same, loading at its first use."""
     encoder = TextEncoder(settings)

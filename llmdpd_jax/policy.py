@@ -1,0 +1,233 @@
+"""A trained policy, from a checkpoint alone: prompts in, context out; observations in, actions out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llmdpd_jax.agents.llmdpd import Context
+from llmdpd_jax.data.normalise import denormalise_action, normalise_observation, normalise_trajectory
+from llmdpd_jax.diffusion.guidance import Guidance
+from llmdpd_jax.errors import UserError
+from llmdpd_jax.models.llm.encoder import TextEncoder, encoder_settings
+from llmdpd_jax.models.llm.weights import cache_folder
+from llmdpd_jax.prompts.cache import cached_encode
+from llmdpd_jax.prompts.table import normalise_text
+from llmdpd_jax.prompts.trajectory import absent_trajectory, make_trajectory_prompt
+from llmdpd_jax.training.checkpoint import Checkpoint, load
+from llmdpd_jax.types import Array, TextPrompt, TrajectoryPrompt
+
+
+def load_policy(path: str | Path) -> "Policy":
+    """The policy of a run's newest checkpoint, or of the checkpoint or step folder named.
+
+    Raises:
+      UserError: nothing there, or a truncated or foreign checkpoint.
+    """
+    return Policy(load(path))
+
+
+class Policy:
+    """Acts for tasks it is told of in words, shown in one trajectory, or both. Holds no state but parameters.
+
+    The acting parameters are the slow (EMA) copies. The LLM is loaded at the first text prompt that is not in the cache
+    of embeddings.
+    """
+
+    def __init__(self, checkpoint: Checkpoint):
+        self.checkpoint = checkpoint
+        self.config = checkpoint.config
+        self.observation_size: int = checkpoint.metadata["observation_size"]
+        self.action_size: int = checkpoint.metadata["action_size"]
+
+    @cached_property
+    def text_encoder(self) -> TextEncoder:
+        """The LLM this policy was trained with.
+
+        Raises:
+          UserError: the weights found under its name are others.
+        """
+        encoder = TextEncoder(encoder_settings(self.config.text))
+        expected = self.checkpoint.metadata["text_encoder"]
+        if encoder.identity != expected:
+            changed = [name for name in expected if encoder.identity.get(name) != expected[name]]
+            raise UserError(
+                f"{self.checkpoint.path}: text.source {self.config.text.source!r} is not the LLM this policy was "
+                f"trained with ({', '.join(changed)} differ)"
+            )
+        return encoder
+
+    def read_descriptions(self, texts: Sequence[str], progress: bool = False) -> TextPrompt:
+        """Text prompts [B, L, ...] in the networks' units, embeddings cached on disk."""
+        prompts = cached_encode(self.text_encoder, texts, cache_folder() / "embeddings", progress)
+        return normalise_text(self.checkpoint.text_statistics, jax.tree.map(jnp.asarray, prompts))
+
+    def prompt(
+        self,
+        text: str | Sequence[str] | None = None,
+        trajectory: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    ) -> Context:
+        """The context that tells the policy its task. Neither prompt given: the policy is told nothing.
+
+        Args:
+          text: one description, or a list of B.
+          trajectory: one logged trajectory of the task, or a list of B: `observations` [T + 1, O], `actions` [T, A],
+            `rewards` [T], in the environment's units.
+
+        Returns:
+          Context [C], or [B, C] if either prompt is a list.
+
+        Raises:
+          UserError: a prompt of the wrong type, shape or length, or with values that are not finite.
+        """
+        single = not any(isinstance(p, Sequence) and not isinstance(p, str) for p in (text, trajectory))
+        if text is not None and not isinstance(text, str | Sequence):
+            raise UserError(f"text prompt: expected a string or a list of strings, found {type(text).__name__}")
+        if trajectory is not None and not isinstance(trajectory, Mapping | Sequence):
+            raise UserError(
+                "trajectory prompt: expected a dict with observations, actions and rewards, or a list of such dicts; "
+                f"found {type(trajectory).__name__}"
+            )
+        texts = None if text is None else [text] if isinstance(text, str) else list(text)
+        trajectories = (
+            None if trajectory is None else [trajectory] if isinstance(trajectory, Mapping) else list(trajectory)
+        )
+        counts = {len(p) for p in (texts, trajectories) if p is not None}
+        batch = max(counts, default=1)
+        if counts - {1, batch} or 0 in counts:
+            raise UserError(
+                f"prompts: {len(texts)} descriptions but {len(trajectories)} trajectories; give as many, or one"
+                if counts - {0}
+                else "prompts: an empty list; give at least one prompt"
+            )
+
+        text_prompt = self.read_descriptions(texts) if texts else _absent_text(self.checkpoint.metadata["text_width"])
+        trajectory_prompt = self._read_trajectories(trajectories)
+        context = self._context(
+            self.checkpoint.state.ema,
+            text_prompt,
+            trajectory_prompt,
+            jnp.full(batch, texts is not None),
+            jnp.full(batch, trajectories is not None),
+        )
+        return jax.tree.map(lambda x: x[0], context) if single else context
+
+    def _read_trajectories(self, trajectories: list[Mapping[str, Any]] | None) -> TrajectoryPrompt:
+        sizes = self.observation_size, self.action_size
+        if trajectories is None:
+            return absent_trajectory(*sizes)
+        length = self.config.data.prompt_length
+        prompts = [
+            make_trajectory_prompt(one, *sizes, length, "trajectory prompt" + (f" {i}" * (len(trajectories) > 1)))
+            for i, one in enumerate(trajectories)
+        ]
+        prompt = jax.tree.map(lambda *leaves: jnp.stack(leaves), *prompts)
+        return normalise_trajectory(self.checkpoint.statistics, prompt)
+
+    @cached_property
+    def _context(self) -> Callable[..., Context]:
+        agent = self.checkpoint.agent
+
+        @jax.jit
+        def context(params, text, trajectory, has_text, has_trajectory):
+            vectors = agent.read_text(params, text), agent.read_trajectory(params, trajectory)
+            vectors = [jnp.broadcast_to(v, (*has_text.shape, v.shape[-1])) for v in vectors]
+            return agent.fuse(params, *vectors, has_text, has_trajectory)
+
+        return context
+
+    def act(
+        self,
+        observation: Array,
+        context: Context,
+        key: Array,
+        guidance: Guidance | Mapping[str, float] | None = None,
+        sampler: str | None = None,
+        steps: int | None = None,
+    ) -> Array:
+        """Actions [..., A] in the environment's units for observations [..., O].
+
+        Args:
+          context: from `prompt`; its batch axes broadcast with the observation's.
+          key: a typed key (`jax.random.key`); the same key gives the same action.
+          guidance: weights of the prompts, as `Guidance` or {"text": ..., "trajectory": ...}; None is plain
+            conditioning. The weights are traced: changing them does not recompile.
+          sampler: "ddim" or "ancestral"; None takes the config's `evaluation.sampler`.
+          steps: network calls per action; None takes the config's `evaluation.steps`.
+
+        Raises:
+          UserError: an observation of the wrong size, an unknown sampler, or more steps than the policy was trained on.
+        """
+        observation = jnp.asarray(observation, jnp.float32)
+        if observation.shape[-1:] != (self.observation_size,):
+            raise UserError(
+                f"observation: its last axis should have size {self.observation_size}, found shape {observation.shape}"
+            )
+        if isinstance(guidance, Mapping):
+            unknown = set(guidance) - {"text", "trajectory"}
+            if unknown:
+                raise UserError(f"guidance: unknown prompt {sorted(unknown)}; choose from 'text' and 'trajectory'")
+            guidance = Guidance(**guidance)
+        settings = self.config.evaluation
+        return self._act(
+            self.checkpoint.state.ema,
+            observation,
+            context,
+            key,
+            guidance,
+            sampler=sampler or settings.sampler,
+            steps=steps or settings.steps,
+        )
+
+    @cached_property
+    def _act(self) -> Callable[..., Array]:
+        return jax.jit(self.act_function, static_argnames=("sampler", "steps"))
+
+    @property
+    def act_function(self) -> Callable[..., Array]:
+        """The pure function behind `act`, for use inside jit, vmap and scan.
+
+        `(params, observation, context, key, guidance, *, sampler, steps) -> action`, with params from
+        `checkpoint.state.ema`.
+        """
+        agent, statistics = self.checkpoint.agent, self.checkpoint.statistics
+
+        def act(params, observation, context, key, guidance=None, *, sampler, steps):
+            batch = jnp.broadcast_shapes(observation.shape[:-1], context.full.shape[:-1])
+            observation = jnp.broadcast_to(observation, (*batch, observation.shape[-1]))
+            observation = normalise_observation(statistics, observation)
+            action = agent.act(params, observation, context, key, sampler, steps, guidance)
+            return denormalise_action(statistics, action)
+
+        return act
+
+    def as_gymnasium_agent(self, context: Context, seed: int = 0, **options) -> Callable[[np.ndarray], np.ndarray]:
+        """A plain function from an observation of a Gymnasium environment to an action, for one task.
+
+        Args:
+          context: from `prompt`.
+          seed: of the noise; calls draw fresh noise in turn.
+          **options: as for `act`.
+        """
+        calls = iter(range(2**31))
+        act = partial(self.act, context=context, **options)
+
+        def agent(observation: np.ndarray) -> np.ndarray:
+            observation = np.asarray(observation, np.float32).reshape(-1)
+            return np.asarray(act(observation, key=jax.random.fold_in(jax.random.key(seed), next(calls))))
+
+        return agent
+
+
+def _absent_text(width: int) -> TextPrompt:
+    """A text prompt [1, 1, ...] that stands for none."""
+    return TextPrompt(
+        states=jnp.zeros((1, 1, width)),
+        mask=jnp.zeros((1, 1), bool),
+        numbers=jnp.zeros((1, 1)),
+        number_index=jnp.full((1, 1), -1, jnp.int32),
+    )
