@@ -24,6 +24,7 @@ from llmdpd_jax.evaluation.results import PROMPTS, Row, write_atomically
 
 ROLLOUTS_FILE = "rollouts.safetensors"
 _MAX_EPISODES = 3  # drawn per prompt; more hide each other
+_LOWEST_SCORE = -100.0  # marks below would squeeze the range of interest
 
 # Drawn in the colours of a light page; `svg` hands them over to the page's own variables.
 _INK, _LINE = "#1d2329", "#d3d9df"
@@ -201,12 +202,12 @@ def all_tasks_picture(rollouts: Rollouts, columns: int = 5, limit: int = 30) -> 
 def scores_picture(rows: Sequence[Row]) -> Figure:
     """One line per task, one mark per prompt at its mean score, small marks for the single seeds.
 
-    The rows must differ in nothing but task, prompt and seed.
+    The rows must differ in nothing but task, prompt and seed. Scores below -100 are drawn at -100; the axis says so.
     """
     scores: dict[str, dict[str, list[float]]] = {}
     for row in rows:
         scores.setdefault(row.task, {}).setdefault(row.prompt, []).append(row.score)
-    figure = Figure(figsize=(7.6, 0.9 + 0.27 * len(scores)), layout="constrained")
+    figure = Figure(figsize=(9.6, 0.9 + 0.27 * len(scores)), layout="constrained")
     axes = figure.add_subplot()
     _bare(axes)
     axes.grid(axis="both", color=_LINE, linewidth=0.7)
@@ -219,11 +220,14 @@ def scores_picture(rows: Sequence[Row]) -> Figure:
             y = line + 0.17 * (prompts.index(prompt) - (len(prompts) - 1) / 2)
             mark = {"linestyle": "none", "marker": _STYLES[prompt]["marker"], "color": _STYLES[prompt]["color"]}
             if len(values) > 1:
-                axes.plot(values, [y] * len(values), **mark, markersize=2.5, alpha=0.6, zorder=2)
-            axes.plot(np.mean(values), y, **mark, markersize=6, zorder=3)
+                axes.plot(
+                    np.maximum(values, _LOWEST_SCORE), [y] * len(values), **mark, markersize=2.5, alpha=0.6, zorder=2
+                )
+            axes.plot(max(np.mean(values), _LOWEST_SCORE), y, **mark, markersize=6, zorder=3)
     axes.set_ylim(len(scores) - 0.4, -0.6)
     axes.set_yticks(range(len(scores)), scores, parse_math=False)
-    axes.set_xlabel("score (0 random policy, 100 expert)", color=_INK, fontsize=9)
+    lower = f"; lower than {_LOWEST_SCORE:.0f} is drawn there" if any(row.score < _LOWEST_SCORE for row in rows) else ""
+    axes.set_xlabel(f"score (0 random policy, 100 expert{lower})", color=_INK, fontsize=9)
     handles = [Line2D([], [], label=name, **{**_STYLES[name], "linestyle": "none"}) for name in prompts]
     figure.legend(handles=handles, loc="outside upper left", ncols=4, frameon=False, labelcolor=_INK, fontsize=9)
     return figure

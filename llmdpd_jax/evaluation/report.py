@@ -44,12 +44,12 @@ _CSS = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-main { max-width: 1060px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+main { max-width: 1160px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2.75rem 0 .75rem; }
 h3 { font-size: .95rem; margin: 1.5rem 0 .25rem; color: var(--quiet); font-weight: 600; }
 p { margin: .4rem 0; }
-.quiet, figcaption, caption { color: var(--quiet); font-size: .875rem; }
+.quiet, figcaption { color: var(--quiet); font-size: .875rem; }
 .missing { background: var(--panel); border: 1px dashed var(--line); border-radius: 8px; padding: .9rem 1.1rem; }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(210px, 1fr)); gap: .75rem; margin: 1.25rem 0; }
 .facts > div { background: var(--panel); border-radius: 8px; padding: .6rem .85rem; min-width: 0; }
@@ -58,10 +58,9 @@ p { margin: .4rem 0; }
 .headline { display: flex; flex-wrap: wrap; gap: .5rem 2.5rem; margin: 1.25rem 0; padding: 0; list-style: none; }
 .headline b { display: block; font-size: 2rem; line-height: 1.15; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
 .scores { width: 100%; }
-caption { caption-side: bottom; text-align: left; padding-top: .6rem; }
-th, td { padding: .38rem .6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
+th, td { padding: .38rem .5rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
 thead th { font-weight: 600; font-size: .8rem; color: var(--quiet); border-bottom-width: 2px; }
 tbody th { font-weight: 600; }
 td.number, th.number { text-align: right; }
@@ -152,7 +151,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _missing(what: str, command: str) -> str:
-    return f'<p class="missing">{escape(what)} <code>{escape(command)}</code></p>'
+    return f'<p class="missing">{escape(what)}; run <code>{escape(command)}</code>.</p>'
 
 
 def _summary(
@@ -204,7 +203,7 @@ def _main_rows(rows: Sequence[Row]) -> list[Row]:
 
 def _scores(results: Results | None) -> str:
     if results is None:
-        return "<section>\n<h2>Scores</h2>\n" + _missing("Not evaluated yet.", "llmdpd evaluate") + "\n</section>"
+        return "<section>\n<h2>Scores</h2>\n" + _missing("Not evaluated yet", "llmdpd evaluate") + "\n</section>"
     lines = table_lines(results.rows)
     chart_rows = [row for row in _main_rows(results.rows) if row.split == "test"]
     parts = [_headline(lines), _score_table(lines)]
@@ -242,9 +241,10 @@ def _score_table(lines: Sequence[Line]) -> str:
             mark = "number main" if name == "test score" else "number"
             cells += f'<td class="{mark}">{escape(values[index])}</td>'
         body.append(f"<tr>{cells}</tr>")
+    table = f"<thead><tr>{head}</tr></thead>\n<tbody>\n{chr(10).join(body)}\n</tbody>"
     return (
-        f'<div class="scroll"><table class="scores"><caption>{escape(table_note(lines))}</caption>\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{chr(10).join(body)}\n</tbody></table></div>"
+        f'<div class="scroll" tabindex="0"><table class="scores" aria-describedby="note">\n{table}</table></div>\n'
+        f'<p class="quiet" id="note">{escape(table_note(lines))}</p>'
     )
 
 
@@ -254,7 +254,7 @@ def _score_table(lines: Sequence[Line]) -> str:
 def _trajectories(rollouts: figures.Rollouts | None, results: Results | None) -> str:
     heading = "<section>\n<h2>Trajectories on test tasks</h2>\n"
     if rollouts is None:
-        return heading + _missing("No rollouts kept yet.", "llmdpd evaluate") + "\n</section>"
+        return heading + _missing("No rollouts kept yet", "llmdpd evaluate") + "\n</section>"
     if not figures.can_draw(rollouts):
         return heading + '<p class="missing">Observations of this family have no plane to draw.</p>\n</section>'
     shown = min(len(rollouts.tasks), _MAX_TASKS)
@@ -296,7 +296,7 @@ def _curves(metrics: Mapping[str, np.ndarray] | None) -> str:
     opening = "<section>\n<h2>Training</h2>\n"
     named = {name: values for name, values in (metrics or {}).items() if name != "step" and np.isfinite(values).any()}
     if not named:
-        return opening + _missing("No training curves in this folder.", "llmdpd train") + "\n</section>"
+        return opening + _missing("No training curves in this folder", "llmdpd train") + "\n</section>"
 
     def prefix(name: str) -> str:
         return name.split("/")[0] if "/" in name else ""
@@ -328,7 +328,7 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def _config(config: Mapping[str, Any] | None) -> str:
     heading = "<section>\n<h2>Config</h2>\n"
     if config is None:
-        return heading + _missing("No config in this folder.", "llmdpd train") + "\n</section>"
+        return heading + _missing("No config in this folder", "llmdpd train") + "\n</section>"
     fields = "\n".join(
         f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
         for name, value in _flatten(config).items()

@@ -378,17 +378,23 @@ def _aggregate(group: Group, rows: Sequence[Row]) -> Aggregate:
 def aggregate(rows: Iterable[Row]) -> list[Aggregate]:
     """Mean, interquartile mean and 95 % intervals of every group of rows (see `Group`).
 
-    Groups come in the order of variant, sampler and guidance in the file, then wording, prompt and split in the order
-    of WORDINGS, PROMPTS and SPLITS. Every row has the same weight.
+    Groups come in the order of variants in the rows, within a variant in that of sampler and guidance, then wording,
+    prompt and split in the order of WORDINGS, PROMPTS and SPLITS. Every row has the same weight.
     """
     groups: dict[Group, list[Row]] = {}
     for row in rows:
         groups.setdefault(_group(row), []).append(row)
-    settings = list(dict.fromkeys((group.variant, group.sampler, group.guidance) for group in groups))
+    variants = list(dict.fromkeys(group.variant for group in groups))
+    settings = list(dict.fromkeys((group.sampler, group.guidance) for group in groups))
 
     def order(group: Group) -> tuple[int, ...]:
-        setting = settings.index((group.variant, group.sampler, group.guidance))
-        return setting, WORDINGS.index(group.wording), PROMPTS.index(group.prompt), SPLITS.index(group.split)
+        return (
+            variants.index(group.variant),
+            settings.index((group.sampler, group.guidance)),
+            WORDINGS.index(group.wording),
+            PROMPTS.index(group.prompt),
+            SPLITS.index(group.split),
+        )
 
     return [_aggregate(group, groups[group]) for group in sorted(groups, key=order)]
 
@@ -417,10 +423,15 @@ def table_lines(rows: Iterable[Row]) -> list[Line]:
 def setting_columns(lines: Sequence[Line]) -> dict[str, list[str]]:
     """Header and cells of the columns that tell a table's lines apart; what is the same everywhere is left out."""
     settings = [line.setting for line in lines]
+    weights = [set(setting.guidance) for setting in settings]
+    common = set.intersection(*weights)
     columns = {
         "variant": [setting.variant or "method" for setting in settings],
         "sampler": [setting.sampler for setting in settings],
-        "guidance": [format_guidance(setting.guidance) for setting in settings],
+        "guidance": [
+            format_guidance(tuple(weight for weight in setting.guidance if weight not in common))
+            for setting in settings
+        ],
         "prompt": [setting.prompt for setting in settings],
         "wording": [
             setting.wording.replace("_", "-") if "text" in setting.prompt else "–"  # an empty prompt has no wording
@@ -503,7 +514,7 @@ def score_table(results: Results) -> Table:
     numbers.pop("test return", None)
     numbers["test IQM"] = [cell.split(" [")[0] for cell in numbers["test IQM"]]
     for name in labels:
-        table.add_column(name)
+        table.add_column(name, no_wrap=name in ("prompt", "wording"))
     for name in numbers:
         header = name if name.endswith("score") else name.removeprefix("test ")
         table.add_column(header, justify="right", style="bold" if name == "test score" else None)

@@ -260,6 +260,14 @@ def test_scores_chart_has_a_mark_at_the_mean_of_the_seeds(synthetic):
     assert [label.get_text() for label in axes.get_yticklabels()] == ["test-00", "test-01", "test-02"]
 
 
+def test_very_low_scores_do_not_squeeze_the_chart(synthetic):
+    results, _ = synthetic()
+    rows = [row for row in results.rows if row.split == "test" and row.prompt == "text"]
+    assert "lower" not in figures.scores_picture(rows).axes[0].get_xlabel()
+    axes = figures.scores_picture([dataclasses.replace(rows[0], score=-5000.0), *rows[1:]]).axes[0]
+    assert axes.get_xlim()[0] > -130 and "lower than -100 is drawn there" in axes.get_xlabel()
+
+
 def test_curves_skip_steps_without_a_value_and_smooth_long_series():
     steps = np.arange(200.0)
     sparse = np.where(steps % 10 == 0, steps, np.nan)
