@@ -274,7 +274,7 @@ def _task_panel(rollouts: figures.Rollouts, results: Results | None, task: int) 
     for row in _main_rows(results.rows) if results is not None else ():
         if row.task == name and row.prompt in rollouts.prompts:
             scores.setdefault(row.prompt, []).append(row.score)
-    means = {prompt: f"{np.mean(scores[prompt]):.0f}" for prompt in rollouts.prompts if prompt in scores}
+    means = {prompt: f"{round(np.mean(scores[prompt]))}" for prompt in rollouts.prompts if prompt in scores}
     said = ", ".join(f"{prompt} {value}" for prompt, value in means.items())
     alt = f"Paths in task {name}: {rollouts.descriptions[task]}" + (f" Scores: {said}." if said else "")
     picture = figures.svg(figures.task_picture(rollouts, task), f"task{task}", escape(alt))
