@@ -15,19 +15,15 @@ import numpy as np
 
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.evaluation import figures
-from llmdpd_jax.evaluation.results import (
-    RESULTS_FILE,
+from llmdpd_jax.evaluation.aggregates import (
     Line,
-    Results,
-    Row,
     format_guidance,
-    load_results,
     score_columns,
     setting_columns,
     table_lines,
     table_note,
-    write_atomically,
 )
+from llmdpd_jax.evaluation.results import RESULTS_FILE, Results, Row, load_results, write_atomically
 from llmdpd_jax.training.metrics import METRICS_FILE, read_metrics
 
 REPORT_FILE = "report.html"

@@ -10,8 +10,9 @@ import pytest
 
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.evaluation import figures
+from llmdpd_jax.evaluation.aggregates import aggregate
 from llmdpd_jax.evaluation.report import render_report, write_report
-from llmdpd_jax.evaluation.results import aggregate, write_results
+from llmdpd_jax.evaluation.results import write_results
 from llmdpd_jax.training.metrics import MetricsWriter
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}

@@ -8,18 +8,8 @@ import pytest
 from rich.console import Console
 
 from llmdpd_jax.errors import UserError
-from llmdpd_jax.evaluation.results import (
-    Results,
-    Row,
-    aggregate,
-    interquartile_mean,
-    load_results,
-    merge_results,
-    score,
-    score_table,
-    stratified_bootstrap,
-    write_results,
-)
+from llmdpd_jax.evaluation.aggregates import aggregate, interquartile_mean, score_table, stratified_bootstrap
+from llmdpd_jax.evaluation.results import Results, Row, load_results, merge_results, score, write_results
 
 
 def row(**changes) -> Row:
