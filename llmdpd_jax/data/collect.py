@@ -94,7 +94,7 @@ def collect(
             seeds = np.stack([episode_seeds(quality, seed, i, episodes) for i in range(len(tasks))])
             rollout, references = roll_out_tasks(chosen, quality, seeds)
             for i in bar.track(missing, description=f"writing {quality} data sets"):
-                mine = jax.tree.map(lambda array, i=i: np.asarray(array[i]), rollout)
+                mine = jax.tree.map(lambda array, i=i: array[i], rollout)
                 records[i] = _write(chosen, ids[i], mine, seeds[i], settings[i], references[i])
 
     entries = [
@@ -153,11 +153,11 @@ def roll_out_tasks(family: TaskFamily, quality: str, seeds: np.ndarray) -> tuple
         seeds: `[N, E]` uint32, a seed for each episode of each task.
 
     Returns:
-        The episodes, leading axes `[N, E]`, and the mean returns of the random and the expert policy per task, over
-        `family.reference_episodes` episodes each.
+        The episodes as numpy arrays, leading axes `[N, E]`, and the mean returns of the random and the expert policy
+        per task, over `family.reference_episodes` episodes each.
     """
     parameters = np.stack([family.parameter_array(task.parameters) for task in family.tasks()])
-    rollout, random, expert = _roll_out_tasks(family, quality, seeds, parameters)
+    rollout, random, expert = jax.device_get(_roll_out_tasks(family, quality, seeds, parameters))
     return rollout, [Reference(float(r), float(e)) for r, e in zip(random, expert, strict=True)]
 
 
@@ -179,8 +179,7 @@ def _roll_out_tasks(family: TaskFamily, quality: str, seeds: Array, parameters: 
 
 def _running(terminations: Array) -> Array:
     """True at the steps of an episode, the ending one included, `[..., T]`."""
-    ended_before = jnp.cumsum(terminations, axis=-1) - terminations
-    return ended_before == 0
+    return terminations.cumsum(axis=-1) - terminations == 0
 
 
 def _settings(family: TaskFamily, task: Task, quality: str, episodes: int, seed: int) -> dict[str, Any]:
@@ -237,7 +236,7 @@ def _write(
     folder = get_dataset_path(name)
     if folder.exists():
         shutil.rmtree(folder)
-    lengths = np.asarray(_running(rollout.terminations)).sum(-1)
+    lengths = _running(rollout.terminations).sum(-1)
     progress = np.linspace(0.0, 1.0, len(seeds))
     episodes = []
     for i, length in enumerate(lengths):

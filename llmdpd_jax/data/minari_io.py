@@ -69,7 +69,7 @@ def _open(dataset_id: str) -> minari.MinariDataset:
         return minari.load_dataset(dataset_id)
     except FileNotFoundError:
         raise UserError(
-            f"Minari data set {dataset_id!r} not found in {get_dataset_path()} (MINARI_DATASETS_PATH sets this folder). "
+            f"Minari data set {dataset_id!r} not found in {get_dataset_path()} (set by MINARI_DATASETS_PATH). "
             f"Write it with `llmdpd collect`, or fetch a published one with `minari download {dataset_id}`"
         ) from None
     except Exception as error:  # metadata of any kind of damage

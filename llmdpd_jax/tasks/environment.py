@@ -1,4 +1,4 @@
-"""The environment interface of a task family. The one file that touches Brax, so that another backend can replace it."""
+"""The environment interface of a task family. Only this file touches Brax, so that another backend can replace it."""
 
 import abc
 import contextlib

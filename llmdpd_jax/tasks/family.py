@@ -8,7 +8,6 @@ call `register_family` (or add it to `_FACTORIES` below).
 from __future__ import annotations
 
 import difflib
-import functools
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -121,13 +120,15 @@ def family_names() -> tuple[str, ...]:
 
 
 def register_family(name: str, factory: Callable[[], TaskFamily]) -> None:
-    """Makes a family known by name. Raises `UserError` when the name is taken."""
+    """Makes a family known by name; `factory` should return the same object each time, as `functools.cache` does.
+
+    Raises `UserError` when the name is taken.
+    """
     if name in _FACTORIES:
         raise UserError(f"task family {name!r} is already registered")
     _FACTORIES[name] = factory
 
 
-@functools.cache
 def get_family(name: str) -> TaskFamily:
     """The registered family of that name. Raises `UserError` naming the nearest and all known names."""
     if name not in _FACTORIES:

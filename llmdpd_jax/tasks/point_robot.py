@@ -111,7 +111,7 @@ def _draw_mixed(key, progress, parameters):
 
 def behaviour(quality: str) -> Behaviour:
     """The policy of that quality. Raises `UserError` for an unknown one."""
-    draws = dict(random=_draw_random, medium=_draw_medium, expert=_draw_expert, mixed=_draw_mixed)
+    draws = {"random": _draw_random, "medium": _draw_medium, "expert": _draw_expert, "mixed": _draw_mixed}
     if quality not in draws:
         raise UserError(f"unknown quality {quality!r} (known: {', '.join(QUALITIES)})")
     return Behaviour(draws[quality], act)
@@ -121,17 +121,26 @@ def phrases(parameters: Mapping[str, float]) -> dict[str, str]:
     """What the fields of the templates below stand for, for one task."""
     x, y = parameters["goal_x"], parameters["goal_y"]
     return {
-        **dict(x=decimal(x), y=decimal(y)),
-        **dict(x_plus=decimal(x, plus=True), y_plus=decimal(y, plus=True)),
-        **dict(x_long=decimal(x, 3), y_long=decimal(y, 3)),
-        **dict(x_short=short(x), y_short=short(y)),
-        **dict(x_words=spelled(x), y_words=spelled(y)),
+        "x": decimal(x),
+        "y": decimal(y),
+        "x_plus": decimal(x, plus=True),
+        "y_plus": decimal(y, plus=True),
+        "x_long": decimal(x, 3),
+        "y_long": decimal(y, 3),
+        "x_short": short(x),
+        "y_short": short(y),
+        "x_words": spelled(x),
+        "y_words": spelled(y),
         # Sizes, and the words that stand for their signs.
-        **dict(x_size=decimal(abs(x)), y_size=decimal(abs(y))),
-        **dict(x_size_words=spelled(abs(x)), y_size_words=spelled(abs(y))),
-        **dict(right=side(x, "right", "left"), up=side(y, "up", "down")),
-        **dict(east=side(x, "east", "west"), north=side(y, "north", "south")),
-        **dict(above=side(y, "above", "below")),
+        "x_size": decimal(abs(x)),
+        "y_size": decimal(abs(y)),
+        "x_size_words": spelled(abs(x)),
+        "y_size_words": spelled(abs(y)),
+        "right": side(x, "right", "left"),
+        "up": side(y, "up", "down"),
+        "east": side(x, "east", "west"),
+        "north": side(y, "north", "south"),
+        "above": side(y, "above", "below"),
     }
 
 
@@ -147,8 +156,8 @@ TRAIN_TEMPLATES = {
     "reach_spelled": "Reach the point with x {x_words} and y {y_words}.",
     "terse_list": "goal: [{x_long}, {y_long}]",
     "axes": "On the vertical axis aim for {y}; on the horizontal axis aim for {x}.",
-    "drive_until": "Starting in the middle of the plane, drive until you are {x_size} to the {right} of it and {y_size} "
-    "{above} it, then stay there.",
+    "drive_until": "Starting in the middle of the plane, drive until you are {x_size} to the {right} of it and "
+    "{y_size} {above} it, then stay there.",
     "steer_spelled": "Steer {y_size_words} {above} and {x_size_words} {right} of the origin.",
     "log_line": "target_x: {x_plus} | target_y: {y_plus}",
     "rewarded": "You are rewarded for being close to a hidden goal. It sits at (x, y) = ({x}, {y}), so get there as "
@@ -157,7 +166,7 @@ TRAIN_TEMPLATES = {
     "wanted_spelled": "The y coordinate you want is {y_words}, the x coordinate {x_words}.",
     "bring_short": "Please bring the robot to an x of {x_short} together with a y of {y_short}.",
     "side_first": "{up} by {y_size}, {right} by {x_size}, and wait",
-    "shift": "Shift the vertical position by {y_plus} and the horizontal one by {x_plus}.",
+    "shift": "Shift the vertical position by {y_plus}, the horizontal position by {x_plus}.",
 }
 HELD_OUT_TEMPLATES = {
     "place_to_be": "Coordinates of the place to be: y {y}, then x {x}.",
@@ -165,7 +174,7 @@ HELD_OUT_TEMPLATES = {
     "compass_first": "Due {north} for {y_size}, due {east} for {x_size}: there it is.",
     "rest_spelled": "Come to rest where x equals {x_words} while y equals {y_words}.",
     "pays": "It pays to be near ({x}, {y}); nothing else matters in this task.",
-    "waits_spelled": "Something waits for you {y_size_words} {above} your first position, {x_size_words} to the "
+    "waits_spelled": "Something waits for you {y_size_words} {above} your initial position, {x_size_words} to the "
     "{right} of that same spot.",
 }
 

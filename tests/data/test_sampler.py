@@ -1,0 +1,138 @@
+"""What the sampler draws: uniform tasks and steps, prompts from other episodes, right windows and masks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llmdpd_jax.data.minari_io import Episodes
+from llmdpd_jax.data.sampler import sample_batch, sample_prompts
+from llmdpd_jax.data.store import build_store
+
+LENGTHS = ([5, 2, 7], [3, 3], [6, 1, 4, 2])  # episodes of three tasks
+
+
+@pytest.fixture(scope="module")
+def store():
+    """Values name their origin: observation 100 x episode + step, reward its negative, action [episode, step]."""
+    tasks, episode = [], 0
+    for lengths in LENGTHS:
+        number = episode + np.arange(len(lengths))[:, None]
+        steps = np.arange(max(lengths) + 1)[None]
+        observations = np.float32(100 * number + steps)
+        observations[steps > np.array(lengths)[:, None]] = np.nan  # padding must never be read
+        tasks.append(
+            Episodes(
+                dataset="",
+                observations=observations[..., None],
+                actions=np.stack(np.broadcast_arrays(number, steps[:, :-1]), -1).astype(np.float32),
+                rewards=-observations[:, :-1],
+                terminations=(steps[:, :-1] == np.array(lengths)[:, None] - 1) & (number % 2 == 0),
+                lengths=np.array(lengths, np.int32),
+                action_low=np.zeros(2, np.float32),
+                action_high=np.ones(2, np.float32),
+            )
+        )
+        episode += len(lengths)
+    return build_store(tasks)
+
+
+@pytest.fixture(scope="module")
+def batch(store):
+    return jax.jit(sample_batch, static_argnums=(2, 3, 4))(store, jax.random.key(0), 6000, 4, 4)
+
+
+draw_prompts = jax.jit(sample_prompts, static_argnums=3)
+ALL_LENGTHS = np.concatenate(LENGTHS)
+TASK_OF = np.repeat([0, 1, 2], [3, 2, 4])
+
+
+def origin(observations):
+    """Episode and step an observation comes from."""
+    return np.divmod(np.asarray(observations)[..., 0].astype(int), 100)
+
+
+def test_transitions_belong_together(batch):
+    assert not np.isnan(batch.observations).any() and not np.isnan(batch.next_observations).any()
+    episode, step = origin(batch.observations)
+    assert (step < ALL_LENGTHS[episode]).all()
+    np.testing.assert_array_equal(batch.next_observations, batch.observations + 1)
+    np.testing.assert_array_equal(batch.actions, np.stack([episode, step], -1))
+    np.testing.assert_array_equal(batch.rewards, -batch.observations[..., 0])
+    np.testing.assert_array_equal(TASK_OF[episode], np.broadcast_to(batch.task_id[:, None], episode.shape))
+    ends = (step == ALL_LENGTHS[episode] - 1) & (episode % 2 == 0)
+    np.testing.assert_array_equal(batch.terminations, ends)
+
+
+def test_prompt_is_another_episode_of_the_same_task(batch):
+    episode, _ = origin(batch.observations)
+    prompt, _ = origin(batch.prompt.observations[:, 0])
+    np.testing.assert_array_equal(TASK_OF[prompt], batch.task_id)
+    assert (episode != prompt[:, None]).all()
+
+
+def chi_square(counts, shares):
+    """Chi-square statistic per degree of freedom: about 1 if `counts` are drawn from `shares`."""
+    expected = np.asarray(shares) * counts.sum()
+    return (((counts - expected) ** 2 / expected).sum()) / (len(counts) - 1)
+
+
+def test_tasks_prompts_and_steps_are_uniform(batch):
+    task = np.asarray(batch.task_id)
+    assert chi_square(np.bincount(task, minlength=3), [1 / 3] * 3) < 4
+    prompt, _ = origin(batch.prompt.observations[:, 0])
+    episode, step = origin(batch.observations)
+    for number, lengths in enumerate(LENGTHS):
+        first = TASK_OF.tolist().index(number)
+        mine = prompt[task == number] - first
+        assert chi_square(np.bincount(mine, minlength=len(lengths)), [1 / len(lengths)] * len(lengths)) < 4
+        for chosen in range(len(lengths)):
+            groups = prompt == first + chosen
+            others = [(e, t) for e, n in enumerate(lengths) if e != chosen for t in range(n)]
+            drawn = list(zip((episode[groups] - first).ravel(), step[groups].ravel(), strict=True))
+            counts = np.array([drawn.count(pair) for pair in others])
+            assert counts.sum() == len(drawn)
+            assert chi_square(counts, [1 / len(others)] * len(others)) < 4
+
+
+def check_prompt(prompt, length):
+    """Windows are consecutive real steps followed by padding; the whole episode where it is short enough."""
+    episode, start = origin(prompt.observations[:, 0])
+    real = np.minimum(ALL_LENGTHS[episode], length)
+    np.testing.assert_array_equal(prompt.mask, np.arange(length) < real[:, None])
+    np.testing.assert_array_equal(start[ALL_LENGTHS[episode] <= length], 0)
+    step = start[:, None] + np.arange(length)
+    expected = np.where(prompt.mask, 100 * episode[:, None] + step, 0)
+    np.testing.assert_array_equal(prompt.observations[..., 0], expected)
+    np.testing.assert_array_equal(prompt.next_observations[..., 0], np.where(prompt.mask, expected + 1, 0))
+    np.testing.assert_array_equal(prompt.rewards, -expected)
+    np.testing.assert_array_equal(prompt.actions[..., 1], np.where(prompt.mask, step, 0))
+    return episode, start
+
+
+def test_prompt_windows(batch):
+    episode, start = check_prompt(batch.prompt, 4)
+    # The longest episode has 7 steps: a window of 4 starts at 0, 1, 2 or 3 alike.
+    assert chi_square(np.bincount(start[ALL_LENGTHS[episode] == 7]), [1 / 4] * 4) < 4
+
+
+def test_prompts_longer_than_every_episode(store):
+    prompt = draw_prompts(store, jax.random.key(1), jnp.arange(3), 12)
+    assert prompt.mask.shape == (3, 12)
+    check_prompt(prompt, 12)
+
+
+def test_prompts_for_given_tasks(store):
+    tasks = jnp.array([2, 0, 0, 1] * 500)
+    episode, _ = check_prompt(draw_prompts(store, jax.random.key(2), tasks, 3), 3)
+    np.testing.assert_array_equal(TASK_OF[episode], tasks)
+    assert chi_square(np.bincount(episode[tasks == 2] - 5, minlength=4), [1 / 4] * 4) < 4
+
+
+def test_the_key_decides_and_scan_works(store):
+    draw = jax.jit(lambda key: sample_batch(store, key, 3, 2, 4))
+    keys = jax.random.split(jax.random.key(3), 2)
+    _, scanned = jax.jit(lambda keys: jax.lax.scan(lambda carry, key: (carry, draw(key)), None, keys))(keys)
+    for i in range(2):
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), scanned, draw(keys[i]))
+    assert not np.array_equal(scanned.observations[0], scanned.observations[1])
