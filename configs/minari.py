@@ -1,6 +1,6 @@
 """Your own Minari data sets, listed in a task manifest (README, "Your own data"). No environment is needed.
 
-    llmdpd train --config=configs/minari.py --config.data.manifest=path/to/tasks.json --out=runs/mine
+llmdpd train --config=configs/minari.py --config.data.manifest=path/to/tasks.json --out=runs/mine
 """
 
 from llmdpd_jax.config import default_config

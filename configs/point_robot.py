@@ -1,8 +1,8 @@
 """point_robot, the full setting.
 
-    llmdpd collect --family=point_robot --quality=mixed --episodes=100 --out=data/point_robot
-    llmdpd train --config=configs/point_robot.py --out=runs/point_robot
-    llmdpd evaluate runs/point_robot
+llmdpd collect --family=point_robot --quality=mixed --episodes=100 --out=data/point_robot
+llmdpd train --config=configs/point_robot.py --out=runs/point_robot
+llmdpd evaluate runs/point_robot
 """
 
 from llmdpd_jax.config import default_config

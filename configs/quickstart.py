@@ -1,6 +1,6 @@
 """point_robot in minutes on two CPU cores: smaller networks and fewer updates, else the full method.
 
-    make quickstart
+make quickstart
 """
 
 from llmdpd_jax.config import default_config

@@ -1,7 +1,7 @@
 """LLM-Driven Policy Diffusion in JAX/Flax (arXiv 2509.00347).
 
-    import llmdpd_jax
-    policy = llmdpd_jax.load_policy("runs/x")
+import llmdpd_jax
+policy = llmdpd_jax.load_policy("runs/x")
 """
 
 from typing import Any

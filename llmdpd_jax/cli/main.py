@@ -1,0 +1,232 @@
+"""The `llmdpd` command. Subcommands import what they need when they run: `llmdpd doctor` works on a broken install."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from llmdpd_jax.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line (default: the process's own) and returns its exit status.
+
+    0 done; 1 `doctor` found something missing; 2 bad input, explained in one message; 130 stopped by a signal.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    overrides = [a for a in arguments if a.startswith("--config")]
+    options = make_parser().parse_args([a for a in arguments if a not in overrides])
+    if overrides and options.command is not train:
+        print(f"error: {overrides[0]}: only `llmdpd train` takes a config", file=sys.stderr)
+        return 2
+    options.overrides = overrides
+    try:
+        return options.command(options) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped", file=sys.stderr)
+        return 130
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All subcommands and their options."""
+    parser = argparse.ArgumentParser("llmdpd", description=__doc__.split(".")[0], allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(function):
+        name = function.__name__.replace("_", "-")
+        sub = commands.add_parser(name, help=function.__doc__.splitlines()[0], allow_abbrev=False)
+        sub.set_defaults(command=function)
+        return sub
+
+    add(tasks).add_argument("--family", help="list the tasks and descriptions of this family")
+
+    sub = add(collect)
+    sub.add_argument("--family", default="point_robot", help="task family (default: %(default)s)")
+    sub.add_argument("--quality", default="mixed", help="random, medium, expert or mixed (default: %(default)s)")
+    sub.add_argument("--episodes", type=int, default=100, help="per task (default: %(default)s)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--out", type=Path, help="folder of tasks.json (default: data/FAMILY)")
+    sub.add_argument("--overwrite", action="store_true", help="write data sets anew that are already there")
+
+    sub = add(embed)
+    sub.add_argument("--fetch", action="store_true", help="only obtain the default LLM's weights")
+    sub.add_argument("--manifest", type=Path, help="embed every description of this tasks.json")
+    sub.add_argument("--source", default="smollm2", help="LLM, as text.source of a config (default: %(default)s)")
+
+    sub = add(train)
+    sub.add_argument("--out", type=Path, help="run folder; goes on if it holds a run of the same config")
+    sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run, by its folder alone")
+    sub.usage = "llmdpd train --config=FILE [--config.section.field=VALUE ...] --out=RUN | --resume=RUN"
+
+    sub = add(evaluate)
+    sub.add_argument("run", type=Path, help="run folder, or one checkpoint in it")
+    sub.add_argument("--manifest", type=Path, help="tasks.json (default: the one of the run)")
+    sub.add_argument("--episodes", type=int, help="per task, prompt and wording (default: the run's config)")
+    sub.add_argument("--sampler", help="ddim or ancestral (default: the run's config)")
+    sub.add_argument("--steps", type=int, help="network calls per action (default: the run's config)")
+    sub.add_argument("--text-guidance", type=float, help="weight of the text prompt (default: the run's config)")
+    sub.add_argument("--trajectory-guidance", type=float, help="weight of the trajectory prompt")
+    sub.add_argument("--variant", default="", help="name of an ablation or baseline, kept in the results")
+    sub.add_argument("--seed", type=int, default=0, help="of starts, prompts and noise")
+    sub.add_argument("--out", type=Path, help="folder of results.json and report.html (default: the run folder)")
+
+    sub = add(report)
+    sub.add_argument("runs", type=Path, nargs="+", help="run folder; several are merged into one table")
+    sub.add_argument("--out", type=Path, help="folder of the merged results (needed for several runs)")
+
+    add(doctor)
+    return parser
+
+
+def tasks(options) -> None:
+    """list task families, or the tasks of one"""
+    from rich.console import Console
+    from rich.table import Table
+
+    from llmdpd_jax.tasks.family import family_names, get_family
+
+    table = Table(box=None)
+    if options.family is None:
+        for column in ("family", "train", "test", "horizon", "parameters", "wordings", "held out"):
+            table.add_column(column)
+        for name in family_names():
+            family = get_family(name)
+            splits = [task.split for task in family.tasks()]
+            held_out = sum(wording.held_out for wording in family.wordings)
+            cells = (splits.count("train"), splits.count("test"), family.horizon, ", ".join(family.parameter_names))
+            table.add_row(name, *map(str, cells), str(len(family.wordings) - held_out), str(held_out))
+    else:
+        family = get_family(options.family)
+        for column in ("task", "split", "parameters", "first description"):
+            table.add_column(column)
+        for task in family.tasks():
+            parameters = ", ".join(f"{name}={value:g}" for name, value in task.parameters.items())
+            table.add_row(task.name, task.split, parameters, family.descriptions(task.parameters, held_out=False)[0])
+    Console().print(table)
+
+
+def collect(options) -> None:
+    """log episodes of a task family into Minari data sets and a manifest"""
+    from llmdpd_jax.data.collect import collect as run
+
+    out = options.out or Path("data") / options.family
+    done = run(options.family, options.quality, options.episodes, options.seed, out, options.overwrite)
+    print(
+        f"{done.manifest.path}: {len(done.manifest.tasks)} tasks x {options.episodes} episodes, mean return "
+        f"{done.mean_return:.2f}, mean score {done.mean_score:.1f}{' (there already)' if done.reused else ''}"
+    )
+    print(f"next: llmdpd train --config=configs/FILE.py --config.data.manifest={done.manifest.path} --out=runs/NAME")
+
+
+def embed(options) -> None:
+    """obtain the LLM and read descriptions with it, into the cache"""
+    from llmdpd_jax.models.llm.weights import cache_folder, fetch_weights
+
+    if options.fetch:
+        print(fetch_weights())
+        return
+    if options.manifest is None:
+        raise UserError("embed: give --fetch, or --manifest=tasks.json")
+    from llmdpd_jax.models.llm.encoder import TextEncoder, TextEncoderSettings
+    from llmdpd_jax.prompts.cache import cached_encode
+    from llmdpd_jax.tasks.manifest import load_manifest
+
+    manifest = load_manifest(options.manifest)
+    texts = [d for task in manifest.tasks for d in (*task.descriptions, *task.held_out_descriptions)]
+    folder = cache_folder() / "embeddings"
+    prompts = cached_encode(TextEncoder(TextEncoderSettings(options.source)), texts, folder, progress=True)
+    print(f"{folder}: {len(texts)} descriptions of {options.manifest}, at most {prompts.mask.shape[1]} tokens")
+
+
+def train(options) -> None:
+    """train a policy on the train tasks of a manifest"""
+    from llmdpd_jax.config import from_json, parse_config
+
+    if options.resume is not None:
+        file = options.resume / "config.json"
+        if options.overrides or options.out:
+            raise UserError("train: --resume takes the run's own config; give it alone")
+        if not file.is_file():
+            raise UserError(f"{options.resume}: not a run, it has no config.json")
+        config, run = from_json(file.read_text(), str(file)), options.resume
+    else:
+        config = parse_config(options.overrides)
+        if options.out is None:
+            raise UserError("train: name the run folder with --out, for example --out=runs/first")
+        run = options.out
+    from llmdpd_jax.training.loop import train as run_training
+
+    run_training(config, run)
+    print(f"{run}: trained to update {config.train.steps}; next: llmdpd evaluate {run}")
+
+
+def evaluate(options) -> None:
+    """score a policy on train and unseen tasks; write results.json and report.html"""
+    from llmdpd_jax.diffusion.guidance import Guidance
+    from llmdpd_jax.evaluation.figures import ROLLOUTS_FILE, write_rollouts
+    from llmdpd_jax.evaluation.results import RESULTS_FILE, write_results
+    from llmdpd_jax.evaluation.rollout import evaluate as run
+    from llmdpd_jax.policy import load_policy
+    from llmdpd_jax.tasks.manifest import load_manifest
+    from llmdpd_jax.training.checkpoint import find
+
+    policy = load_policy(options.run)
+    manifest = load_manifest(options.manifest or policy.config.data.manifest)
+    settings = policy.config.evaluation
+    weights = [
+        given if given is not None else default
+        for given, default in (
+            (options.text_guidance, settings.text_guidance),
+            (options.trajectory_guidance, settings.trajectory_guidance),
+        )
+    ]
+    results, rollouts = run(
+        policy,
+        manifest,
+        episodes=options.episodes,
+        sampler=options.sampler,
+        steps=options.steps,
+        guidance=Guidance(*weights),
+        variant=options.variant,
+        seed=options.seed,
+    )
+    out = options.out or find(options.run)[0]
+    write_results(out / RESULTS_FILE, results)
+    write_rollouts(out / ROLLOUTS_FILE, rollouts)
+    _show(out, results)
+
+
+def report(options) -> None:
+    """print the table and write report.html of one run, or of several merged"""
+    from llmdpd_jax.evaluation.results import RESULTS_FILE, load_results, merge_results, write_results
+
+    results = [load_results(run) for run in options.runs]
+    if len(results) > 1 and options.out is None:
+        raise UserError("report: name a folder for the merged results with --out")
+    out = options.out or options.runs[0]
+    merged = merge_results(results) if len(results) > 1 else results[0]
+    if options.out is not None:
+        write_results(out / RESULTS_FILE, merged)
+    _show(out, merged)
+
+
+def _show(out: Path, results) -> None:
+    """The table on the terminal, and the page."""
+    from rich.console import Console
+
+    from llmdpd_jax.evaluation.aggregates import score_table
+    from llmdpd_jax.evaluation.report import write_report
+
+    Console().print(score_table(results))
+    print(f"results: {out / 'results.json'}\npage:    {write_report(out)}")
+
+
+def doctor(options) -> int:
+    """print what is installed, seen and found, and how to mend what is not"""
+    from llmdpd_jax.cli.doctor import doctor as run
+    from llmdpd_jax.models.llm.weights import SHA256, weights_file
+
+    return run(weights_file(), SHA256)

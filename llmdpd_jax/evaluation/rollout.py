@@ -1,0 +1,258 @@
+"""Vectorised evaluation: every task, prompt and episode in one compiled rollout."""
+
+import hashlib
+import subprocess
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llmdpd_jax.config import to_json
+from llmdpd_jax.data.normalise import normalise_trajectory
+from llmdpd_jax.data.sampler import sample_prompts
+from llmdpd_jax.data.store import load_split
+from llmdpd_jax.diffusion.guidance import Guidance
+from llmdpd_jax.errors import UserError
+from llmdpd_jax.evaluation.figures import Rollouts
+from llmdpd_jax.evaluation.results import PROMPTS, SPLITS, Results, Row
+from llmdpd_jax.policy import Policy
+from llmdpd_jax.prompts.table import TextTable, make_rows
+from llmdpd_jax.tasks.environment import TaskEnv
+from llmdpd_jax.tasks.family import TaskFamily, get_family
+from llmdpd_jax.tasks.manifest import Manifest, TaskEntry
+from llmdpd_jax.types import Array, TrajectoryPrompt
+
+
+class Setting(NamedTuple):
+    """What the policy is told."""
+
+    prompt: str  # one of PROMPTS
+    wording: str  # "seen" or "held_out"; "seen" where there is no text
+
+    @property
+    def has_text(self) -> bool:
+        return self.prompt in ("text", "text+trajectory")
+
+    @property
+    def has_trajectory(self) -> bool:
+        return self.prompt in ("trajectory", "text+trajectory")
+
+
+def make_rollout(policy: Policy, env: TaskEnv, horizon: int, sampler: str, steps: int) -> Callable:
+    """The compiled rollout of M settings x N tasks x E episodes.
+
+    Returns:
+      `(params, guidance, text, trajectory, has_text, has_trajectory, parameters, key) -> (returns, observations)` for
+      text vectors [M, N, E, C], trajectory prompts [N, E, T, ...], flags [M] and task parameters [N, P]; returns
+      [M, N, E] are undiscounted sums up to the episode's end, observations are [M, N, E, horizon + 1, O], NaN after it.
+    """
+    agent = policy.checkpoint.agent
+    act = partial(policy.act_function, sampler=sampler, steps=steps)
+
+    @jax.jit
+    def rollout(
+        params: dict,
+        guidance: Guidance | None,
+        text: Array,
+        trajectory: TrajectoryPrompt,
+        has_text: Array,
+        has_trajectory: Array,
+        parameters: Array,
+        key: Array,
+    ) -> tuple[Array, Array]:
+        batch = text.shape[:-1]  # [M, N, E]
+        key_reset, key_act = jax.random.split(key)
+
+        trajectory_vectors = jnp.broadcast_to(agent.read_trajectory(params, trajectory), text.shape)
+        flags = (jnp.broadcast_to(flag[:, None, None], batch) for flag in (has_text, has_trajectory))
+        context = agent.fuse(params, text, trajectory_vectors, *flags)
+        context, parameters = jax.tree.map(
+            lambda x: x.reshape(-1, x.shape[-1]),
+            (context, jnp.broadcast_to(parameters[:, None], (*batch, parameters.shape[-1]))),
+        )
+        # The same start in every setting, so that settings differ in nothing but what the policy is told.
+        keys = jnp.broadcast_to(jax.random.split(key_reset, batch[1:]), batch).reshape(-1)
+        start = jax.vmap(env.reset_task)(keys, parameters)
+
+        def step(carry, key):
+            state, running = carry
+            action = act(params, state.obs, context, key, guidance)
+            state = jax.vmap(env.step)(state, action)
+            reward = jnp.where(running, state.reward, 0.0)
+            observation = jnp.where(running[:, None], state.obs, jnp.nan)
+            return (state, running & (state.done == 0)), (reward, observation)
+
+        running = jnp.ones(start.reward.shape, bool)
+        _, (rewards, observations) = jax.lax.scan(step, (start, running), jax.random.split(key_act, horizon))
+        observations = jnp.concatenate([start.obs[None], observations]).swapaxes(0, 1)
+        return rewards.sum(axis=0).reshape(batch), observations.reshape(*batch, *observations.shape[1:])
+
+    return rollout
+
+
+def evaluation_family(manifest: Manifest) -> TaskFamily:
+    """The registered family to roll out in.
+
+    Raises:
+      UserError: the manifest names no environment, or misses what scoring needs.
+    """
+    if manifest.env is None:
+        raise UserError(
+            f'{manifest.where}: names no "env", so there is nothing to evaluate in. Policies of such data act through '
+            "`llmdpd_jax.load_policy(...).act`; to evaluate, register a task family and name it"
+        )
+    for task in manifest.tasks:
+        for field in ("parameters", "reference", "descriptions"):
+            if not getattr(task, field):
+                raise UserError(f'{manifest.where}: task {task.name!r} has no "{field}", which evaluation needs')
+    return get_family(manifest.env)
+
+
+def evaluate(
+    policy: Policy,
+    manifest: Manifest,
+    *,
+    episodes: int | None = None,
+    sampler: str | None = None,
+    steps: int | None = None,
+    guidance: Guidance | None = None,
+    variant: str = "",
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[Results, Rollouts]:
+    """Scores a policy on all tasks of a manifest, told nothing, by text (seen and held-out wordings), trajectory, both.
+
+    Text prompts cycle through a task's descriptions from episode to episode; the trajectory prompt of an episode is a
+    random logged episode of that task. Train and test tasks are rolled out together and reported apart.
+
+    Args:
+      episodes, sampler, steps: None takes the policy's config (`evaluation`).
+      guidance: weights of the prompts; None takes the config's, where 1 and 1 is plain conditioning.
+      variant: names an ablation or baseline in the rows.
+      seed: of starts, prompts and noise.
+
+    Returns:
+      The results, and the test tasks' rollouts to draw.
+
+    Raises:
+      UserError: nothing to evaluate in, data that do not fit the policy, an unknown sampler or too many steps.
+    """
+    started = time.monotonic()
+    family, settings = evaluation_family(manifest), policy.config.evaluation
+    episodes, sampler, steps = episodes or settings.episodes, sampler or settings.sampler, steps or settings.steps
+    if guidance is None:
+        guidance = Guidance(settings.text_guidance, settings.trajectory_guidance)
+    plain = guidance == Guidance()
+    key_prompts, key_rollout = jax.random.split(jax.random.key(seed))
+
+    tasks = [task for split in SPLITS for task in manifest.tasks if task.split == split]
+    conditions = [Setting(prompt, "seen") for prompt in PROMPTS]
+    if all(task.held_out_descriptions for task in tasks):
+        conditions += [Setting(c.prompt, "held_out") for c in conditions if c.has_text]
+    texts = {
+        wording: _text_vectors(policy, [list(getattr(task, field)) for task in tasks], episodes, progress)
+        for wording, field in (("seen", "descriptions"), ("held_out", "held_out_descriptions"))
+        if any(c.wording == wording for c in conditions)
+    }
+    rollout = make_rollout(policy, family.make_env(), family.horizon, sampler, steps)
+    returns, observations = jax.device_get(
+        rollout(
+            policy.checkpoint.state.ema,
+            None if plain else guidance,
+            jnp.stack([texts[c.wording] for c in conditions]),
+            _trajectory_prompts(policy, manifest, episodes, key_prompts, progress),
+            jnp.array([c.has_text for c in conditions]),
+            jnp.array([c.has_trajectory for c in conditions]),
+            jnp.asarray(np.stack([family.parameter_array(t.parameters, f"{manifest.where}: {t.name}") for t in tasks])),
+            key_rollout,
+        )
+    )
+    rows = [
+        Row.scored(
+            returns=returns[m, n],
+            random=task.reference.random,
+            expert=task.reference.expert,
+            split=task.split,
+            prompt=condition.prompt,
+            wording=condition.wording,
+            sampler=f"{sampler}-{steps}",
+            guidance={"text": float(guidance.text), "trajectory": float(guidance.trajectory)},
+            seed=policy.config.seed,
+            task=task.name,
+            variant=variant,
+        )
+        for m, condition in enumerate(conditions)
+        for n, task in enumerate(tasks)
+    ]
+    results = Results(
+        family=manifest.family,
+        checkpoint=str(policy.checkpoint.path),
+        git=_git_commit(),
+        config_hash=hashlib.sha256(to_json(policy.config).encode()).hexdigest()[:16],
+        device=jax.devices()[0].device_kind,
+        wall_s=round(time.monotonic() - started, 3),
+        rows=tuple(rows),
+    )
+    return results, _test_rollouts(family, tasks, observations[: len(PROMPTS)])
+
+
+def _text_vectors(policy: Policy, descriptions: list[list[str]], episodes: int, progress: bool) -> Array:
+    """Text vectors [N, E, C]: of each task's descriptions, the one an episode is told. Each is read once."""
+    prompts = policy.read_descriptions([d for each in descriptions for d in each], progress)
+    rows, counts = make_rows([len(each) for each in descriptions])
+    table = TextTable(prompts, rows, counts)
+    vectors = jax.jit(policy.checkpoint.agent.read_text)(policy.checkpoint.state.ema, table.prompts)
+    columns = np.arange(episodes)[None] % table.counts[:, None]
+    return vectors[np.take_along_axis(table.rows, columns, axis=1)]
+
+
+def _trajectory_prompts(
+    policy: Policy, manifest: Manifest, episodes: int, key: Array, progress: bool
+) -> TrajectoryPrompt:
+    """A logged trajectory of the task for every episode, in the networks' units: [N, E, T, ...], test tasks first."""
+    prompts = []
+    for split, key_split in zip(SPLITS, jax.random.split(key), strict=True):
+        if not any(task.split == split for task in manifest.tasks):
+            continue
+        data = load_split(manifest, split, progress)
+        found, expected = (data.observation_size, data.action_size), (policy.observation_size, policy.action_size)
+        if found != expected:
+            raise UserError(f"{manifest.where}: observations and actions hold {found} numbers, the policy's {expected}")
+        count = len(data.split.tasks)
+        drawn = sample_prompts(
+            data.store, key_split, jnp.repeat(jnp.arange(count), episodes), policy.config.data.prompt_length
+        )
+        prompts.append(jax.tree.map(lambda x, n=count: x.reshape(n, episodes, *x.shape[1:]), drawn))
+    prompt = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *prompts)
+    return normalise_trajectory(policy.checkpoint.statistics, prompt)
+
+
+def _test_rollouts(family: TaskFamily, tasks: list[TaskEntry], observations: np.ndarray) -> Rollouts:
+    """What the report draws: the test tasks' episodes under seen wordings. observations [M, N, E, T + 1, O]."""
+    test = [n for n, task in enumerate(tasks) if task.split == "test"]
+    view = family.view
+    goals = None
+    if view is not None and view.goal is not None:
+        goals = np.array([[tasks[n].parameters[name] for name in view.goal] for n in test], np.float32)
+    return Rollouts(
+        observations=observations[:, test].swapaxes(0, 1),
+        tasks=tuple(tasks[n].name for n in test),
+        prompts=PROMPTS,
+        descriptions=tuple(tasks[n].descriptions[0] for n in test),
+        plane=None if view is None else view.position,
+        goals=goals,
+    )
+
+
+def _git_commit() -> str:
+    """Commit of the checkout this code runs from, with "-dirty" when it differs; empty outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
