@@ -131,7 +131,7 @@ def hidden_states(config: LlamaConfig, params: dict, tokens: jax.Array) -> jax.A
         return Llama(config).apply({"params": params}, tokens).astype(jnp.float32)
 
 
+@partial(jax.jit, static_argnames="config")
 def random_params(config: LlamaConfig, key: jax.Array) -> dict:
     """Weights as at the start of pre-training: normal with deviation width^-0.5, norm scales one."""
-    tokens = jnp.zeros((1, 1), jnp.int32)
-    return jax.jit(Llama(config).init)(key, tokens)["params"]
+    return Llama(config).init(key, jnp.zeros((1, 1), jnp.int32))["params"]

@@ -1,0 +1,228 @@
+"""Descriptions to prompts: what is padded, repeated, cut and laid on tokens."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llmdpd_jax.errors import UserError
+from llmdpd_jax.models.llm import encoder as module
+from llmdpd_jax.models.llm.checkpoint import load_params
+from llmdpd_jax.models.llm.encoder import TextEncoder, TextEncoderSettings, load_text_encoder
+from llmdpd_jax.models.llm.llama import Block, Llama, hidden_states, rotate
+from llmdpd_jax.models.llm.safetensors import open_safetensors
+
+TEXTS = ["go to (0.31, -0.42)", "stay", "run forward with a speed of minus one point five metres per second, no faster"]
+
+
+def make(folder, **settings) -> TextEncoder:
+    return load_text_encoder(TextEncoderSettings(source=str(folder), **{"layer": 2, **settings}))
+
+
+@pytest.fixture(autouse=True)
+def _cache(private_cache):
+    """Hashes of test files do not go to the user's cache."""
+
+
+def block_outputs(checkpoint, tokens) -> np.ndarray:
+    """States after every block [layers, B, L, D], from one run of the whole model."""
+
+    @jax.jit
+    def run(params):
+        return Llama(checkpoint.config).apply(
+            {"params": params},
+            tokens,
+            capture_intermediates=lambda part, _: isinstance(part, Block),
+            mutable=["intermediates"],
+        )
+
+    _, state = run(load_params(checkpoint, checkpoint.config))
+    return np.asarray(state["intermediates"]["layers"]["__call__"][0][0])
+
+
+def test_rotation_by_hand():
+    x = jnp.ones((1, 3, 1, 4))
+    turned = np.asarray(rotate(x, 100.0))[0, :, 0]
+    for position in range(3):
+        for pair, angle in enumerate((position * 1.0, position * 0.1)):  # 100^(-0/4), 100^(-2/4)
+            expected = [np.cos(angle) - np.sin(angle), np.cos(angle) + np.sin(angle)]
+            np.testing.assert_allclose(turned[position, [pair, pair + 2]], expected, rtol=1e-5)
+
+
+def test_truncation_equals_the_layer_of_the_whole_model(llama_folder):
+    checkpoint = open_safetensors(llama_folder)
+    tokens = np.random.default_rng(0).integers(0, 300, (2, 11))
+    outputs = block_outputs(checkpoint, tokens)
+    for layer in (1, 2):
+        config = checkpoint.config.truncate(layer)
+        states = hidden_states(config, load_params(checkpoint, config), tokens)
+        np.testing.assert_allclose(states, outputs[layer - 1], rtol=1e-5, atol=1e-5)
+    scale = checkpoint.read("norm.weight")
+    normed = outputs[2] / np.sqrt((outputs[2] ** 2).mean(-1, keepdims=True) + 1e-5) * scale
+    states = hidden_states(checkpoint.config, load_params(checkpoint, checkpoint.config), tokens)
+    np.testing.assert_allclose(states, normed, rtol=1e-4, atol=1e-5)
+
+
+def test_a_prompt_does_not_depend_on_its_company(llama_folder):
+    encoder = make(llama_folder)
+    together = encoder.encode(TEXTS)
+    assert together.states.shape == (3, together.mask.sum(1).max(), 32)
+    for i, text in enumerate(TEXTS):
+        alone = encoder.encode([text])
+        length = alone.mask.shape[1]
+        assert together.mask[i].tolist() == [True] * length + [False] * (together.mask.shape[1] - length)
+        np.testing.assert_allclose(together.states[i, :length], alone.states[0], rtol=1e-4, atol=1e-5)
+        assert not together.states[i, length:].any()
+        assert (together.number_index[i, length:] == -1).all()
+
+
+@pytest.mark.parametrize("repeat", [True, False])
+def test_states_are_those_of_the_last_copy(llama_folder, repeat):
+    encoder = make(llama_folder, repeat=repeat)
+    text = TEXTS[0]
+    tokenizer = open_safetensors(llama_folder).tokenizer
+    own = tokenizer.encode(text).ids
+    before = tokenizer.encode(text + "\n" if repeat else "\n").ids
+    states = hidden_states(encoder.config, encoder.params, np.array([before + own]))
+    prompt = encoder.encode([text])
+    assert prompt.mask.shape == (1, len(own))
+    np.testing.assert_allclose(prompt.states[0], states[0, len(before) :], rtol=1e-4, atol=1e-5)
+
+
+def test_only_the_repeated_text_is_read_whole_at_every_token(llama_folder):
+    """The state of a first word changes with the last word only if the text was read before."""
+    for repeat, changes in ((True, True), (False, False)):
+        encoder = make(llama_folder, repeat=repeat)
+        a, b = (encoder.encode([text]).states[0, 0] for text in ("go to the left", "go to the right"))
+        assert (np.abs(a - b).max() > 1e-3) == changes
+
+
+def spelled_numbers(encoder, text, number_index) -> list[str]:
+    """For each number of a text, the characters that its tokens cover."""
+    offsets = encoder._tokenize(text).offsets
+    return [
+        "".join(text[slice(*offsets[token])].strip() for token in np.flatnonzero(number_index == number))
+        for number in range(number_index.max() + 1)
+    ]
+
+
+def test_numbers_lie_on_the_tokens_that_spell_them(llama_folder):
+    encoder = make(llama_folder)
+    prompt = encoder.encode(TEXTS)
+    spelled = [spelled_numbers(encoder, text, row) for text, row in zip(TEXTS, prompt.number_index, strict=True)]
+    assert spelled == [["0.31", "-0.42"], [], ["minusonepointfive"]]
+    np.testing.assert_allclose(np.unique(prompt.numbers[0]), [-0.42, 0, 0.31], rtol=1e-6)
+    np.testing.assert_allclose(np.unique(prompt.numbers[2]), [-1.5, 0])
+    assert (prompt.numbers[prompt.number_index == -1] == 0).all()
+
+
+def test_surrounding_white_space_does_not_matter(llama_folder):
+    encoder = make(llama_folder)
+    jax.tree.map(np.testing.assert_array_equal, encoder.encode([" stay \n"]), encoder.encode(["stay"]))
+
+
+def test_few_shapes_are_compiled(llama_folder):
+    encoder = make(llama_folder)
+    before = hidden_states._cache_size()
+    texts = [f"go to ({'9' * digits}, 0.{i})" for digits in range(1, 6) for i in range(20)]
+    encoder.encode(texts)
+    assert hidden_states._cache_size() - before <= 3
+
+
+def test_padded_lengths():
+    lengths = [module._padded_length(n) for n in range(1, 300)]
+    assert sorted(set(lengths)) == [16, 24, 32, 48, 64, 96, 128, 192, 256, 384]
+    assert all(n <= padded for n, padded in enumerate(lengths, 1))
+
+
+def test_identity_needs_no_weights_and_tells_encoders_apart(llama_folder, monkeypatch):
+    monkeypatch.setattr(module, "_open", None)
+    settings = {"source": str(llama_folder), "layer": 2}
+    identities = [
+        TextEncoder(TextEncoderSettings(**settings, **change)).identity
+        for change in ({}, {"repeat": False}, {"dtype": "bfloat16"}, {"random_seed": 0}, {"random_seed": 1})
+    ]
+    identities.append(TextEncoder(TextEncoderSettings(**{**settings, "layer": 1})).identity)
+    identities.append(TextEncoder(TextEncoderSettings()).identity)  # known although the file may not be there
+    assert len({str(identity) for identity in identities}) == len(identities)
+
+
+def test_identity_is_of_the_content_not_of_the_place(llama_folder, tmp_path):
+    copy = shutil.copytree(llama_folder, tmp_path / "elsewhere")
+    settings = TextEncoderSettings(source=str(copy), layer=2)
+    original = TextEncoder(TextEncoderSettings(source=str(llama_folder), layer=2)).identity
+    assert TextEncoder(settings).identity == original
+    tokenizer = copy / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text() + " ")
+    assert TextEncoder(settings).identity != original
+
+
+def test_random_weights_come_from_the_seed(llama_folder):
+    first, same, other = (make(llama_folder, random_seed=seed).encode(TEXTS) for seed in (3, 3, 4))
+    trained = make(llama_folder).encode(TEXTS)
+    np.testing.assert_array_equal(first.states, same.states)
+    assert np.abs(first.states - other.states).max() > 0.01
+    np.testing.assert_array_equal(first.numbers, trained.numbers)
+    kernel = np.asarray(make(llama_folder, random_seed=3).params["layers"]["gate"]["kernel"])
+    assert kernel.std() == pytest.approx(32**-0.5, rel=0.1)
+
+
+def test_bfloat16_is_close(llama_folder):
+    exact, rounded = make(llama_folder).encode(TEXTS), make(llama_folder, dtype="bfloat16").encode(TEXTS)
+    assert rounded.states.dtype == np.float32
+    error = np.linalg.norm(rounded.states - exact.states) / np.linalg.norm(exact.states)
+    assert 1e-4 < error < 0.05
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("go", "expected a list of strings, got str"),
+        ([], "the list is empty"),
+        (["go", 3.0], r"descriptions\[1\]: expected a string, got float"),
+        (["go", "  "], r"descriptions\[1\]: the description is empty"),
+        (["go " * 100], "the model reads at most 128"),
+    ],
+)
+def test_wrong_descriptions(llama_folder, texts, message):
+    with pytest.raises(UserError, match=message):
+        make(llama_folder).encode(texts)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layer": 4}, "layer: 4 is not a layer of this model, choose 1 to 3"),
+        ({"layer": 0}, "layer"),
+        ({"dtype": "int8"}, "'int8' is neither"),
+        ({"source": "absent.gguf"}, r"absent\.gguf: no such GGUF file"),
+    ],
+)
+def test_wrong_settings(llama_folder, settings, message):
+    with pytest.raises(UserError, match=message):
+        load_text_encoder(TextEncoderSettings(**{"source": str(llama_folder), **settings}))
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_smollm2_sees_no_massive_activation(smollm2_file):
+    """In deep layers the first token of a sequence is 100 times as large as the rest: none of the text's may be it."""
+    for repeat in (True, False):
+        settings = TextEncoderSettings(source=str(smollm2_file), layer=20, repeat=repeat)
+        states = TextEncoder(settings).encode([TEXTS[0]]).states[0]
+        norms = np.linalg.norm(states, axis=-1)
+        assert norms.max() < 3 * np.median(norms)
+
+
+@pytest.mark.weights
+def test_smollm2_tokens_of_numbers(smollm2_file):
+    encoder = TextEncoder(TextEncoderSettings(source=str(smollm2_file), layer=1))
+    item = encoder._tokenize("Go to (0.31, −0.42)")
+    prompt = encoder.encode(["Go to (0.31, −0.42)"])
+    pieces = [[item.text[slice(*item.offsets[t])] for t in np.flatnonzero(prompt.number_index[0] == k)] for k in (0, 1)]
+    assert pieces[0] == ["0", ".", "3", "1"]
+    assert "".join(pieces[1][-4:]) == "0.42"
+    assert all("−" in piece for piece in pieces[1][:-4])
+    np.testing.assert_allclose(np.unique(prompt.numbers[0]), [-0.42, 0, 0.31], rtol=1e-6)
