@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_llama import block_outputs, tiny_tensors, tiny_tokenizer, write_folder
 
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.llm import encoder as module
 from llmdpd_jax.models.llm.checkpoint import load_params
 from llmdpd_jax.models.llm.encoder import TextEncoder, TextEncoderSettings, load_text_encoder
-from llmdpd_jax.models.llm.llama import Block, Llama, hidden_states, rotate
+from llmdpd_jax.models.llm.llama import hidden_states, rotate
 from llmdpd_jax.models.llm.safetensors import open_safetensors
 
 TEXTS = ["go to (0.31, -0.42)", "stay", "run forward with a speed of minus one point five metres per second, no faster"]
@@ -24,22 +25,6 @@ def make(folder, **settings) -> TextEncoder:
 @pytest.fixture(autouse=True)
 def _cache(private_cache):
     """Hashes of test files do not go to the user's cache."""
-
-
-def block_outputs(checkpoint, tokens) -> np.ndarray:
-    """States after every block [layers, B, L, D], from one run of the whole model."""
-
-    @jax.jit
-    def run(params):
-        return Llama(checkpoint.config).apply(
-            {"params": params},
-            tokens,
-            capture_intermediates=lambda part, _: isinstance(part, Block),
-            mutable=["intermediates"],
-        )
-
-    _, state = run(load_params(checkpoint, checkpoint.config))
-    return np.asarray(state["intermediates"]["layers"]["__call__"][0][0])
 
 
 def test_rotation_by_hand():
@@ -81,7 +66,7 @@ def test_a_prompt_does_not_depend_on_its_company(llama_folder):
 @pytest.mark.parametrize("repeat", [True, False])
 def test_states_are_those_of_the_last_copy(llama_folder, repeat):
     encoder = make(llama_folder, repeat=repeat)
-    text = TEXTS[0]
+    text = "7 m to the left"  # whose first token is one character
     tokenizer = open_safetensors(llama_folder).tokenizer
     own = tokenizer.encode(text).ids
     before = tokenizer.encode(text + "\n" if repeat else "\n").ids
@@ -189,6 +174,22 @@ def test_bfloat16_is_close(llama_folder):
 def test_wrong_descriptions(llama_folder, texts, message):
     with pytest.raises(UserError, match=message):
         make(llama_folder).encode(texts)
+
+
+def test_damaged_weights_are_noticed(tmp_path):
+    tensors = tiny_tensors()
+    tensors["model.layers.0.mlp.up_proj.weight"][3, 3] = np.nan
+    with pytest.raises(UserError, match="its weights give states that are NaN"):
+        make(write_folder(tmp_path / "model", tensors)).encode(["go"])
+
+
+def test_limits_stored_with_a_tokenizer_are_lifted(llama_folder, tmp_path):
+    folder = shutil.copytree(llama_folder, tmp_path / "model")
+    tokenizer = tiny_tokenizer()
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=50)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    jax.tree.map(np.testing.assert_array_equal, make(folder).encode(TEXTS), make(llama_folder).encode(TEXTS))
 
 
 @pytest.mark.parametrize(

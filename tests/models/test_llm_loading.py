@@ -8,8 +8,8 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import CONFIG, tiny_tensors, tiny_tokenizer, write_folder
 from gguf import GGUFWriter
+from tiny_llama import CONFIG, tiny_tensors, tiny_tokenizer, write_folder
 
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.llm import weights

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from test_llm_encoder import block_outputs
+from tiny_llama import block_outputs
 
 from llmdpd_jax.models.llm.checkpoint import load_params
 from llmdpd_jax.models.llm.gguf import open_gguf

@@ -59,6 +59,11 @@ def open_safetensors(folder: str | Path) -> Checkpoint:
     if not tokenizer.is_fast:
         raise UserError(f"{folder}: needs a tokenizer.json, for the character positions of tokens")
 
+    backend = tokenizer.backend_tokenizer
+    # Some folders store limits meant for other uses.
+    backend.no_truncation()
+    backend.no_padding()
+
     handles = {path: _open(path) for path in _weight_files(folder)}
     names = {}
     for handle in handles.values():
@@ -72,7 +77,7 @@ def open_safetensors(folder: str | Path) -> Checkpoint:
     return Checkpoint(
         source=str(folder),
         config=config,
-        tokenizer=tokenizer.backend_tokenizer,
+        tokenizer=backend,
         shapes={name: tuple(handle.get_slice(stored).get_shape()) for name, (handle, stored) in names.items()},
         read=read,
     )

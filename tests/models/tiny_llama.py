@@ -1,0 +1,104 @@
+"""A Llama small enough for tests, as a model folder with random weights."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from llmdpd_jax.models.llm.checkpoint import load_params
+from llmdpd_jax.models.llm.llama import Block, Llama
+
+CONFIG = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 128,
+    "rope_theta": 50000.0,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+}
+CORPUS = ["go to the goal at (0.31, -0.42) and stay there", "run forward with a speed of 1.5 metres per second"]
+
+
+def tiny_tensors(seed: int = 0) -> dict[str, np.ndarray]:
+    """Random weights under Hugging Face names; large enough that attention is not uniform."""
+    rng, c = np.random.default_rng(seed), CONFIG
+    d, kv, m = c["hidden_size"], c["hidden_size"] // 2, c["intermediate_size"]
+
+    def matrix(*shape: int) -> np.ndarray:
+        return rng.normal(0, 0.4, shape).astype(np.float32)
+
+    def scale() -> np.ndarray:
+        return rng.uniform(0.5, 1.5, d).astype(np.float32)
+
+    tensors = {"model.embed_tokens.weight": matrix(c["vocab_size"], d), "model.norm.weight": scale()}
+    for i in range(c["num_hidden_layers"]):
+        layer = {
+            "input_layernorm": scale(),
+            "self_attn.q_proj": matrix(d, d),
+            "self_attn.k_proj": matrix(kv, d),
+            "self_attn.v_proj": matrix(kv, d),
+            "self_attn.o_proj": matrix(d, d),
+            "post_attention_layernorm": scale(),
+            "mlp.gate_proj": matrix(m, d),
+            "mlp.up_proj": matrix(m, d),
+            "mlp.down_proj": matrix(d, m),
+        }
+        tensors |= {f"model.layers.{i}.{name}.weight": array for name, array in layer.items()}
+    return tensors
+
+
+def tiny_tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=CONFIG["vocab_size"], initial_alphabet=alphabet)
+    )
+    return tokenizer
+
+
+def write_folder(folder: Path, tensors: dict[str, np.ndarray], config: dict = CONFIG, shards: int = 1) -> Path:
+    """Writes a model folder, with an index file if there is more than one shard."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    if shards == 1:
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+    names = sorted(tensors)
+    weight_map = {}
+    for k in range(shards):
+        file = f"model-{k + 1:05d}-of-{shards:05d}.safetensors"
+        save_file({name: tensors[name] for name in names[k::shards]}, folder / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(names[k::shards], file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return folder
+
+
+def block_outputs(checkpoint, tokens) -> np.ndarray:
+    """States after every block [layers, B, L, D], from one run of the whole model."""
+
+    @jax.jit
+    def run(params):
+        return Llama(checkpoint.config).apply(
+            {"params": params},
+            tokens,
+            capture_intermediates=lambda part, _: isinstance(part, Block),
+            mutable=["intermediates"],
+        )
+
+    _, state = run(load_params(checkpoint, checkpoint.config))
+    return np.asarray(state["intermediates"]["layers"]["__call__"][0][0])
