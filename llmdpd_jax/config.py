@@ -109,9 +109,10 @@ def parse_config(arguments: list[str]) -> ml_collections.ConfigDict:
     if not files:
         raise UserError("--config: name a config file, for example --config=configs/point_robot.py")
     holder = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=holder)
+    command_line = ["llmdpd", *arguments]
+    config_flags.DEFINE_config_file("config", flag_values=holder, sys_argv=command_line)
     try:
-        holder(["llmdpd", *arguments])
+        holder(command_line)
         return holder["config"].value
     except (AttributeError, KeyError, flags.Error) as error:
         raise UserError(_explain(error, arguments, files[0])) from error
