@@ -29,6 +29,7 @@ def default_config() -> ml_collections.ConfigDict:
     text.source = "smollm2"  # "smollm2", a .gguf file, or a local or hub folder of safetensors
     text.layer = 10  # hidden states after this block; the rest of the LLM never runs
     text.repeat = True  # read the description twice and keep the second copy (echo embeddings, arXiv 2402.15449)
+    text.hide_numbers = True  # the LLM reads a placeholder for each number: what it means, not which task it names
     text.random_init = False  # ablation: the same LLM with random weights
 
     config.model = model = ml_collections.ConfigDict()

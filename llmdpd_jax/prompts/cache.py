@@ -5,7 +5,6 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Protocol
 
@@ -15,10 +14,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from llmdpd_jax.errors import UserError
+from llmdpd_jax.prompts.text import Reading, TokenStates, check_texts, make_text_prompt, pad_and_stack
 from llmdpd_jax.types import TextPrompt
-
-FIELDS = [field.name for field in fields(TextPrompt)]
-PADDING = {"states": 0.0, "mask": False, "numbers": 0.0, "number_index": -1}
 
 
 class Encoder(Protocol):
@@ -28,36 +25,11 @@ class Encoder(Protocol):
     def identity(self) -> dict:
         """Everything the encoding depends on but the text; JSON-able, and cheap: no weights are loaded for it."""
 
-    def encode_each(self, texts: Sequence[str]) -> Iterator[tuple[int, TextPrompt]]:
-        """Yields (position in texts, its prompt without padding), in any order."""
+    def read(self, description: str) -> Reading:
+        """What the LLM is given of a description."""
 
-
-def check_texts(texts: Sequence[str]) -> list[str]:
-    """The texts as a list. Raises UserError unless they are one or more non-empty strings."""
-    if isinstance(texts, str) or not isinstance(texts, Sequence):
-        raise UserError(f"descriptions: expected a list of strings, got {type(texts).__name__}")
-    if not texts:
-        raise UserError("descriptions: the list is empty, at least one is needed")
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise UserError(f"descriptions[{i}]: expected a string, got {type(text).__name__} ({text!r:.60})")
-        if not text.strip():
-            raise UserError(f"descriptions[{i}]: the description is empty")
-    return list(texts)
-
-
-def pad_and_stack(prompts: Sequence[TextPrompt]) -> TextPrompt:
-    """Stacks B prompts of shapes [L_i, ...] into one [B, max L_i, ...] of NumPy arrays, padded on the right."""
-    length = max(len(prompt.mask) for prompt in prompts)
-
-    def stack(name: str) -> np.ndarray:
-        arrays = [np.asarray(getattr(prompt, name)) for prompt in prompts]
-        stacked = np.full((len(arrays), length, *arrays[0].shape[1:]), PADDING[name], arrays[0].dtype)
-        for row, array in zip(stacked, arrays, strict=True):
-            row[: len(array)] = array
-        return stacked
-
-    return TextPrompt(**{name: stack(name) for name in FIELDS})
+    def encode_each(self, texts: Sequence[str]) -> Iterator[tuple[int, TokenStates]]:
+        """Yields (position in texts, what the LLM says of it), in any order."""
 
 
 def cached_encode(encoder: Encoder, texts: Sequence[str], folder: str | Path, progress: bool = False) -> TextPrompt:
@@ -75,42 +47,43 @@ def cached_encode(encoder: Encoder, texts: Sequence[str], folder: str | Path, pr
     Returns: TextPrompt of NumPy arrays [B, L, ...], L being the length of the longest.
     Raises: UserError for texts that are not non-empty strings, or a folder that cannot be written.
     """
-    texts = check_texts(texts)
+    readings = [encoder.read(text) for text in check_texts(texts)]
     folder = Path(folder)
     identity = json.dumps(encoder.identity, sort_keys=True)
-    paths = {text: folder / _file_name(identity, text) for text in texts}
-    prompts = {text: prompt for text, path in paths.items() if (prompt := _read(path)) is not None}
+    # Descriptions that differ in hidden numbers only are one text to the LLM.
+    paths = {reading.text: folder / _file_name(identity, reading.text) for reading in readings}
+    known = {text: tokens for text, path in paths.items() if (tokens := _read(path)) is not None}
 
-    missing = [text for text in paths if text not in prompts]
+    missing = [text for text in paths if text not in known]
     if missing:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             encoded = encoder.encode_each(missing)
-            for i, prompt in track(encoded, "Embedding descriptions", total=len(missing), disable=not progress):
-                prompts[missing[i]] = prompt
-                _write(paths[missing[i]], prompt)
+            for i, tokens in track(encoded, "Embedding descriptions", total=len(missing), disable=not progress):
+                known[missing[i]] = tokens
+                _write(paths[missing[i]], tokens)
         except OSError as error:
             raise UserError(f"{folder}: embeddings cannot be kept there ({error})") from error
-    return pad_and_stack([prompts[text] for text in texts])
+    return pad_and_stack([make_text_prompt(reading, known[reading.text]) for reading in readings])
 
 
 def _file_name(identity: str, text: str) -> str:
     return hashlib.sha256(json.dumps([identity, text]).encode()).hexdigest() + ".safetensors"
 
 
-def _read(path: Path) -> TextPrompt | None:
-    """The prompt in a file; None where there is no file or it is not whole."""
+def _read(path: Path) -> TokenStates | None:
+    """The content of a file; None where there is no file or it is not whole."""
     try:
         arrays = load(path.read_bytes())
-        prompt = TextPrompt(**{name: arrays[name] for name in FIELDS})
+        tokens = TokenStates(arrays["states"], arrays["offsets"])
     except (OSError, SafetensorError, KeyError):
         return None
-    return prompt if np.isfinite(prompt.states).all() else None
+    return tokens if np.isfinite(tokens.states).all() else None
 
 
-def _write(path: Path, prompt: TextPrompt) -> None:
+def _write(path: Path, tokens: TokenStates) -> None:
     """Writes beside the target and renames, so that a reader never sees half a file."""
-    data = save({name: np.ascontiguousarray(getattr(prompt, name)) for name in FIELDS})
+    data = save({"states": np.ascontiguousarray(tokens.states), "offsets": np.ascontiguousarray(tokens.offsets)})
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
         file.write(data)
     os.replace(file.name, path)

@@ -65,6 +65,9 @@ _NOT_QUANTITIES = {"dimensional", "legged", "shot", "armed", "way"}  # "two-dime
 _POINTING = {"the", "this", "that", "each", "every", "any", "no", "which", "another", "only", "some"}  # "the one that"
 
 
+PLACEHOLDER = "1"  # stands for any number where numbers are hidden; a word that every LLM reads as a number
+
+
 @dataclass(frozen=True)
 class Number:
     """A number in a text; text[start:end] spells it, its sign included."""
@@ -91,11 +94,29 @@ def read_numbers(text: str) -> list[Number]:
     return numbers
 
 
-def number_channel(text: str, offsets: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+def hide_numbers(text: str) -> tuple[str, list[Number]]:
+    """The text with PLACEHOLDER for every number, and the numbers with the places of their placeholders.
+
+    A reader of the result learns what the numbers mean but not what they are, so it cannot know a task by its digits.
+    """
+    pieces, numbers, at, length = [], [], 0, 0
+    for number in read_numbers(text):
+        pieces += [text[at : number.start], PLACEHOLDER]
+        length += number.start - at
+        numbers.append(Number(number.value, length, length + len(PLACEHOLDER)))
+        length += len(PLACEHOLDER)
+        at = number.end
+    return "".join([*pieces, text[at:]]), numbers
+
+
+def number_channel(
+    text: str, numbers: Sequence[Number], offsets: Sequence[tuple[int, int]]
+) -> tuple[np.ndarray, np.ndarray]:
     """The numbers of a text laid on its tokens.
 
     Args:
         text: the description.
+        numbers: from `read_numbers(text)` or with `text` from `hide_numbers`.
         offsets: L pairs (start, end), the characters of `text` that each token covers. A token that covers nothing but
             white space within a number's characters does not count as spelling it.
 
@@ -103,7 +124,7 @@ def number_channel(text: str, offsets: Sequence[tuple[int, int]]) -> tuple[np.nd
         text that is, or -1.
     """
     values, index = np.zeros(len(offsets), np.float32), np.full(len(offsets), -1, np.int32)
-    for i, number in enumerate(read_numbers(text)):
+    for i, number in enumerate(numbers):
         for token, (start, end) in enumerate(offsets):
             if text[max(start, number.start) : min(end, number.end)].strip():
                 values[token], index[token] = number.value, i

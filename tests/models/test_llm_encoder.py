@@ -19,7 +19,7 @@ TEXTS = ["go to (0.31, -0.42)", "stay", "run forward with a speed of minus one p
 
 
 def make(folder, **settings) -> TextEncoder:
-    return load_text_encoder(TextEncoderSettings(source=str(folder), **{"layer": 2, **settings}))
+    return load_text_encoder(TextEncoderSettings(source=str(folder), **{"layer": 2, "hide_numbers": False, **settings}))
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +101,15 @@ def test_numbers_lie_on_the_tokens_that_spell_them(llama_folder):
     np.testing.assert_allclose(np.unique(prompt.numbers[0]), [-0.42, 0, 0.31], rtol=1e-6)
     np.testing.assert_allclose(np.unique(prompt.numbers[2]), [-1.5, 0])
     assert (prompt.numbers[prompt.number_index == -1] == 0).all()
+
+
+def test_hidden_numbers_leave_states_that_do_not_depend_on_them(llama_folder):
+    encoder = make(llama_folder, hide_numbers=True)
+    prompt = encoder.encode(["go to x = 0.31 and y = -0.42", "go to x = minus seven and y = 5"])
+    np.testing.assert_array_equal(prompt.states[0], prompt.states[1])
+    for row, values in zip(prompt.numbers, ([0.31, -0.42], [-7, 5]), strict=True):
+        np.testing.assert_allclose(row[row != 0], values)
+    assert (prompt.number_index.max(axis=1) == 1).all()
 
 
 def test_surrounding_white_space_does_not_matter(llama_folder):

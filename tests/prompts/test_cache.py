@@ -5,18 +5,20 @@ import numpy as np
 import pytest
 
 from llmdpd_jax.errors import UserError
-from llmdpd_jax.prompts.cache import cached_encode, pad_and_stack
+from llmdpd_jax.prompts.cache import cached_encode
+from llmdpd_jax.prompts.text import TokenStates, make_text_prompt, pad_and_stack, read_description
 from llmdpd_jax.types import TextPrompt
 
 
+def tokens_of(text: str, shift: float = 0.0) -> TokenStates:
+    length, ends = len(text.split()), np.cumsum([len(word) + 1 for word in text.split()])
+    states = np.arange(length * 3, dtype=np.float32).reshape(length, 3) + len(text) + shift
+    return TokenStates(states, np.stack([ends - 1 - [len(w) for w in text.split()], ends - 1], 1).astype(np.int32))
+
+
 def prompt_of(text: str, shift: float = 0.0) -> TextPrompt:
-    length = len(text.split())
-    return TextPrompt(
-        states=np.arange(length * 3, dtype=np.float32).reshape(length, 3) + len(text) + shift,
-        mask=np.ones(length, bool),
-        numbers=np.full(length, 0.5, np.float32),
-        number_index=np.zeros(length, np.int32),
-    )
+    reading = read_description(text, hide=True)
+    return make_text_prompt(reading, tokens_of(reading.text, shift))
 
 
 class CountingEncoder:
@@ -25,10 +27,13 @@ class CountingEncoder:
     def __init__(self, **identity):
         self.identity, self.shift, self.asked = {"model": "words", **identity}, float(len(identity)), []
 
+    def read(self, description):
+        return read_description(description, hide=True)
+
     def encode_each(self, texts):
         self.asked += texts
         for i in reversed(range(len(texts))):
-            yield i, prompt_of(texts[i], self.shift)
+            yield i, tokens_of(texts[i], self.shift)
 
 
 def assert_equal(a: TextPrompt, b: TextPrompt) -> None:
@@ -36,11 +41,11 @@ def assert_equal(a: TextPrompt, b: TextPrompt) -> None:
 
 
 def test_pad_and_stack():
-    stacked = pad_and_stack([prompt_of("one"), prompt_of("two words")])
-    assert stacked.states.tolist() == [[[3, 4, 5], [0, 0, 0]], [[9, 10, 11], [12, 13, 14]]]
+    stacked = pad_and_stack([prompt_of("-0.5"), prompt_of("up 0.25")])
+    assert stacked.states.tolist() == [[[1, 2, 3], [0, 0, 0]], [[4, 5, 6], [7, 8, 9]]]
     assert stacked.mask.tolist() == [[True, False], [True, True]]
-    assert stacked.numbers.tolist() == [[0.5, 0], [0.5, 0.5]]
-    assert stacked.number_index.tolist() == [[0, -1], [0, 0]]
+    assert stacked.numbers.tolist() == [[-0.5, 0], [0, 0.25]]
+    assert stacked.number_index.tolist() == [[0, -1], [-1, 0]]
     assert [stacked.states.dtype, stacked.number_index.dtype] == [np.float32, np.int32]
 
 
@@ -57,6 +62,13 @@ def test_each_text_is_encoded_once(tmp_path):
     assert_equal(more, pad_and_stack([prompt_of(text) for text in ["stay", *texts]]))
 
 
+def test_the_llm_reads_descriptions_once_that_differ_in_hidden_numbers_only(tmp_path):
+    encoder = CountingEncoder()
+    encoded = cached_encode(encoder, ["go 0.5 up", "go minus three up"], tmp_path)
+    assert encoder.asked == ["go 1 up"]
+    assert encoded.numbers.tolist() == [[0, 0.5, 0], [0, -3, 0]]
+
+
 def test_other_encoders_do_not_share_entries(tmp_path):
     cached_encode(CountingEncoder(), ["go"], tmp_path)
     other = CountingEncoder(layer=3)
@@ -69,7 +81,7 @@ def test_damaged_entries_are_encoded_anew(tmp_path, damage):
     expected = cached_encode(CountingEncoder(), ["go there"], tmp_path)
     (entry,) = tmp_path.iterdir()
     data = entry.read_bytes()
-    not_finite = data.replace(prompt_of("go there").states.tobytes(), np.full(6, np.nan, np.float32).tobytes())
+    not_finite = data.replace(tokens_of("go there").states.tobytes(), np.full(6, np.nan, np.float32).tobytes())
     assert not_finite != data
     entry.write_bytes({"cut": data[:-7], "noise": b"\xff" * 200, "empty": b"", "not_finite": not_finite}[damage])
     encoder = CountingEncoder()
@@ -82,7 +94,7 @@ def test_damaged_entries_are_encoded_anew(tmp_path, damage):
 def test_interrupted_work_is_kept(tmp_path):
     class Failing(CountingEncoder):
         def encode_each(self, texts):
-            yield 0, prompt_of(texts[0])
+            yield 0, tokens_of(texts[0])
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

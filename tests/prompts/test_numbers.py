@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llmdpd_jax.errors import UserError
-from llmdpd_jax.prompts.numbers import number_channel, read_numbers
+from llmdpd_jax.prompts.numbers import Number, hide_numbers, number_channel, read_numbers
 
 # text -> (value, characters that spell it), from left to right
 FIGURES = {
@@ -138,7 +138,7 @@ def test_numbers_on_tokens():
     spans = ["Go", " to", " (", "0", ".", "5", ",", " minus", " ", " 2", ")", " now"]
     ends = np.cumsum([len(span) for span in spans])
     offsets = list(zip([0, *ends[:-1]], ends, strict=True))
-    values, index = number_channel(text, offsets)
+    values, index = number_channel(text, read_numbers(text), offsets)
     assert values.tolist() == [0, 0, 0, 0.5, 0.5, 0.5, 0, -2, 0, -2, 0, 0]
     assert index.tolist() == [-1, -1, -1, 0, 0, 0, -1, 1, -1, 1, -1, -1]
     assert values.dtype == np.float32
@@ -147,6 +147,13 @@ def test_numbers_on_tokens():
 
 def test_several_tokens_for_one_character():
     """Byte-level tokenizers may cut "−" into bytes, all of which cover the same character."""
-    values, index = number_channel("−2", [(0, 1), (0, 1), (0, 1), (1, 2)])
+    values, index = number_channel("−2", read_numbers("−2"), [(0, 1), (0, 1), (0, 1), (1, 2)])
     assert values.tolist() == [-2] * 4
     assert index.tolist() == [0] * 4
+
+
+def test_hidden_numbers_leave_the_rest_and_keep_their_places():
+    text, numbers = hide_numbers("Move -0.42 up and minus two point five left, 3.")
+    assert text == "Move 1 up and 1 left, 1."
+    assert numbers == [Number(-0.42, 5, 6), Number(-2.5, 14, 15), Number(3.0, 22, 23)]
+    assert hide_numbers("stay where you are") == ("stay where you are", [])

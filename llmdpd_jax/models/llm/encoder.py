@@ -19,13 +19,19 @@ from llmdpd_jax.models.llm.gguf import open_gguf
 from llmdpd_jax.models.llm.llama import LlamaConfig, hidden_states, random_params
 from llmdpd_jax.models.llm.safetensors import find_folder, open_safetensors
 from llmdpd_jax.models.llm.weights import SHA256, content_hash, fetch_weights
-from llmdpd_jax.prompts.cache import check_texts, pad_and_stack
-from llmdpd_jax.prompts.numbers import number_channel
+from llmdpd_jax.prompts.text import (
+    Reading,
+    TokenStates,
+    check_texts,
+    make_text_prompt,
+    pad_and_stack,
+    read_description,
+)
 from llmdpd_jax.types import TextPrompt
 
 # Part of every encoder's identity: raise it when the same weights and settings come to give other prompts, so that
 # cached embeddings of before are not taken for those of now.
-ENCODING_VERSION = 1
+ENCODING_VERSION = 3
 TOKENS_PER_BATCH = 1024  # on CPUs more gains nothing, and costs compile time and memory
 SEPARATOR = "\n"
 
@@ -37,6 +43,7 @@ class TextEncoderSettings:
     source: str = "smollm2"  # "smollm2", a .gguf file, a model folder, or a hub id ("owner/name")
     layer: int = 10  # block whose output is used, 1 = first; less is computed and loaded the lower it is
     repeat: bool = True  # feed the description twice, use the second copy
+    hide_numbers: bool = True  # the LLM reads a placeholder for each number; the values are in the numeric channel only
     dtype: str = "float32"  # or "bfloat16": half the memory, no faster on CPUs
     random_seed: int | None = None  # ablation: random weights from this seed instead of the trained ones
 
@@ -52,7 +59,11 @@ class TextEncoderSettings:
 def encoder_settings(config) -> TextEncoderSettings:
     """The settings in the `text` section of a config."""
     return TextEncoderSettings(
-        source=config.source, layer=config.layer, repeat=config.repeat, random_seed=0 if config.random_init else None
+        source=config.source,
+        layer=config.layer,
+        repeat=config.repeat,
+        hide_numbers=config.hide_numbers,
+        random_seed=0 if config.random_init else None,
     )
 
 
@@ -80,6 +91,7 @@ class TextEncoder:
             "weights_sha256": _weights_hash(s.source),
             "layer": s.layer,
             "repeat": s.repeat,
+            "hide_numbers": s.hide_numbers,
             "dtype": s.dtype,
             "random_seed": s.random_seed,
             "version": ENCODING_VERSION,
@@ -112,15 +124,22 @@ class TextEncoder:
         States are raw: their scale differs much between dimensions and models, so standardise before use.
         Raises: UserError for texts that are not non-empty strings, or longer than the model's context.
         """
-        prompts = dict(self.encode_each(texts))
-        return pad_and_stack([prompts[i] for i in range(len(texts))])
+        readings = [self.read(text) for text in check_texts(texts)]
+        distinct = list(dict.fromkeys(reading.text for reading in readings))
+        tokens = {distinct[i]: states for i, states in self.encode_each(distinct)}
+        return pad_and_stack([make_text_prompt(reading, tokens[reading.text]) for reading in readings])
 
-    def encode_each(self, texts: Sequence[str]) -> Iterator[tuple[int, TextPrompt]]:
-        """Yields (position in texts, prompt [L_i, ...]) batch by batch, shortest texts first.
+    def read(self, description: str) -> Reading:
+        """What the LLM is given of a description."""
+        return read_description(description, self.settings.hide_numbers)
 
-        Sequences are padded to one of a few lengths and batches to a power of two, so that few shapes are compiled.
+    def encode_each(self, texts: Sequence[str]) -> Iterator[tuple[int, TokenStates]]:
+        """Yields (position in texts, states of the text's tokens) batch by batch, shortest texts first.
+
+        The texts are those of `read`. Sequences are padded to one of a few lengths and batches to a power of two, so
+        that few shapes are compiled.
         """
-        inputs = [self._tokenize(text) for text in check_texts(texts)]
+        inputs = [self._tokenize(text) for text in texts]
         buckets: dict[int, list[int]] = {}
         for i, item in enumerate(inputs):
             buckets.setdefault(_padded_length(len(item.tokens)), []).append(i)
@@ -138,7 +157,7 @@ class TextEncoder:
                         f"text encoder source {self.settings.source!r}: its weights give states that are NaN"
                     )
                 for row, i in zip(states, batch, strict=False):
-                    yield i, inputs[i].prompt(row)
+                    yield i, TokenStates(row[inputs[i].places], inputs[i].offsets)
 
     def _tokenize(self, text: str) -> "_Input":
         """Token ids of the prefix and the text, and which of them are the text's.
@@ -147,7 +166,6 @@ class TextEncoder:
         activation onto the first token of a sequence (norm 100 times that of the others in deep layers of SmolLM2),
         which must not be one of the description's.
         """
-        text = text.strip()
         prefix = text + SEPARATOR if self.settings.repeat else SEPARATOR
         encoding = self._checkpoint.tokenizer.encode(prefix + text)
         if len(encoding.ids) > self.config.max_length:
@@ -161,27 +179,16 @@ class TextEncoder:
             if end > len(prefix)
         ]
         places, offsets = zip(*own, strict=True)
-        return _Input(text, encoding.ids, list(places), list(offsets))
+        return _Input(encoding.ids, list(places), np.array(offsets, np.int32))
 
 
 @dataclass(frozen=True)
 class _Input:
-    """A description as the LLM is fed with it."""
+    """A text as the LLM is fed with it."""
 
-    text: str
     tokens: list[int]  # prefix and text
     places: list[int]  # of the text's own tokens among them
-    offsets: list[tuple[int, int]]  # characters of the text that each of its own tokens covers
-
-    def prompt(self, states: np.ndarray) -> TextPrompt:
-        """The text's own part of the states [>= tokens, D] of the whole sequence."""
-        numbers, number_index = number_channel(self.text, self.offsets)
-        return TextPrompt(
-            states=states[self.places],
-            mask=np.ones(len(self.places), bool),
-            numbers=numbers,
-            number_index=number_index,
-        )
+    offsets: np.ndarray  # [L, 2], characters of the text that each of its own tokens covers
 
 
 def _padded_length(length: int) -> int:

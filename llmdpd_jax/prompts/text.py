@@ -1,0 +1,71 @@
+"""Text prompts: from a description to what the LLM reads of it, and from what it says of that to a `TextPrompt`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from llmdpd_jax.errors import UserError
+from llmdpd_jax.prompts.numbers import Number, hide_numbers, number_channel, read_numbers
+from llmdpd_jax.types import TextPrompt
+
+PADDING = {"states": 0.0, "mask": False, "numbers": 0.0, "number_index": -1}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A description as the LLM is given it."""
+
+    text: str
+    numbers: tuple[Number, ...]  # with their places in `text`
+
+
+@dataclass(frozen=True)
+class TokenStates:
+    """What the LLM says of a text of L tokens."""
+
+    states: np.ndarray  # [L, D] hidden states
+    offsets: np.ndarray  # [L, 2] int32, the characters (start, end) each token covers
+
+
+def read_description(description: str, hide: bool) -> Reading:
+    """The reading of a description, numbers replaced by a placeholder if `hide`."""
+    text = description.strip()
+    text, numbers = hide_numbers(text) if hide else (text, read_numbers(text))
+    return Reading(text, tuple(numbers))
+
+
+def make_text_prompt(reading: Reading, tokens: TokenStates) -> TextPrompt:
+    """The prompt [L, ...] of NumPy arrays."""
+    numbers, number_index = number_channel(reading.text, reading.numbers, tokens.offsets)
+    return TextPrompt(
+        states=tokens.states, mask=np.ones(len(tokens.states), bool), numbers=numbers, number_index=number_index
+    )
+
+
+def pad_and_stack(prompts: Sequence[TextPrompt]) -> TextPrompt:
+    """Stacks B prompts of shapes [L_i, ...] into one [B, max L_i, ...] of NumPy arrays, padded on the right."""
+    length = max(len(prompt.mask) for prompt in prompts)
+
+    def stack(name: str) -> np.ndarray:
+        arrays = [np.asarray(getattr(prompt, name)) for prompt in prompts]
+        stacked = np.full((len(arrays), length, *arrays[0].shape[1:]), PADDING[name], arrays[0].dtype)
+        for row, array in zip(stacked, arrays, strict=True):
+            row[: len(array)] = array
+        return stacked
+
+    return TextPrompt(**{field.name: stack(field.name) for field in fields(TextPrompt)})
+
+
+def check_texts(texts: Sequence[str]) -> list[str]:
+    """The texts as a list. Raises UserError unless they are one or more non-empty strings."""
+    if isinstance(texts, str) or not isinstance(texts, Sequence):
+        raise UserError(f"descriptions: expected a list of strings, got {type(texts).__name__}")
+    if not texts:
+        raise UserError("descriptions: the list is empty, at least one is needed")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"descriptions[{i}]: expected a string, got {type(text).__name__} ({text!r:.60})")
+        if not text.strip():
+            raise UserError(f"descriptions[{i}]: the description is empty")
+    return list(texts)
