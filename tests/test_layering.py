@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "llmdpd_jax"
 LAYERS = [
     "errors",
     "types",
+    "config",
     "tasks",
     "data",
     "prompts",
@@ -16,8 +17,8 @@ LAYERS = [
     "diffusion",
     "agents",
     "training",
+    "policy",
     "evaluation",
-    "api",
     "cli",
 ]
 
