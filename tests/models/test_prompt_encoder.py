@@ -1,0 +1,195 @@
+"""What the context depends on, and what it must not."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from networks import make_text, make_trajectory, random_params
+
+from llmdpd_jax.models.layers import fourier_features
+from llmdpd_jax.models.prompt_encoder import PromptEncoder, TextReader, TrajectoryReader
+
+WIDTH = 8
+
+
+def with_params(module, *inputs):
+    """A jitted function of the inputs, with parameters drawn at random."""
+    params = random_params(module, *inputs)
+    return jax.jit(lambda *inputs: module.apply({"params": params}, *inputs))
+
+
+def pad(prompt, extra, value):
+    """The prompt with `extra` more masked tokens or steps, filled with `value`."""
+    axis = prompt.mask.ndim - 1
+
+    def longer(x):
+        widths = [(0, 0)] * x.ndim
+        widths[axis] = (0, extra)
+        return np.pad(x, widths, constant_values=0 if x.dtype == bool else np.asarray(value).astype(x.dtype))
+
+    return jax.tree.map(longer, prompt)
+
+
+@pytest.fixture(scope="module")
+def text_reader():
+    return with_params(TextReader(WIDTH), make_text())
+
+
+@pytest.fixture(scope="module")
+def trajectory_reader():
+    return with_params(TrajectoryReader(WIDTH, layers=1), make_trajectory())
+
+
+@pytest.mark.parametrize("value", [0.0, 9.0])
+def test_padding_changes_nothing(text_reader, trajectory_reader, value):
+    for read, prompt in ((text_reader, make_text(batch=(3,))), (trajectory_reader, make_trajectory(batch=(3,)))):
+        vector = read(prompt)
+        assert vector.shape == (3, WIDTH) and np.abs(vector).max() > 0.01
+        np.testing.assert_allclose(read(pad(prompt, 7, value)), vector, atol=1e-5)
+
+
+def test_what_stands_in_padding_changes_nothing(text_reader, trajectory_reader):
+    text, trajectory = make_text(), make_trajectory()
+    garbage = dataclasses.replace(
+        text,
+        states=np.where(text.mask[:, None], text.states, np.float32(50.0)),
+        numbers=np.where(text.mask, text.numbers, np.float32(-3.0)),
+        number_index=np.where(text.mask, text.number_index, np.int32(2)),
+    )
+    np.testing.assert_allclose(text_reader(garbage), text_reader(text), atol=1e-5)
+    garbage = jax.tree.map(
+        lambda x: np.where(trajectory.mask.reshape(-1, *[1] * (x.ndim - 1)), x, np.float32(50.0)), trajectory
+    ).replace(mask=trajectory.mask)
+    np.testing.assert_allclose(trajectory_reader(garbage), trajectory_reader(trajectory), atol=1e-5)
+
+
+def test_every_real_part_of_a_prompt_is_read(text_reader, trajectory_reader):
+    for read, prompt in ((text_reader, make_text()), (trajectory_reader, make_trajectory())):
+        before = read(prompt)
+        for field in dataclasses.fields(prompt):
+            value = getattr(prompt, field.name)
+            if value.dtype == np.float32:
+                changed = value.copy()
+                changed[1] += 0.5
+                changed = dataclasses.replace(prompt, **{field.name: changed})
+                assert np.abs(read(changed) - before).max() > 1e-3, field.name
+    text = make_text()
+    swapped = dataclasses.replace(text, number_index=np.int32([-1, 1, 0, -1, -1, -1]))
+    assert np.abs(text_reader(swapped) - text_reader(text)).max() > 1e-3  # "(0.3, -0.7)" is not "(-0.7, 0.3)"
+
+
+def test_a_batch_is_read_entry_by_entry(text_reader, trajectory_reader):
+    for read, prompt in ((text_reader, make_text(batch=(2, 3))), (trajectory_reader, make_trajectory(batch=(2, 3)))):
+        vectors = read(prompt)
+        assert vectors.shape == (2, 3, WIDTH)
+        np.testing.assert_allclose(vectors[1, 2], read(jax.tree.map(lambda x: x[1, 2], prompt)), atol=1e-5)
+
+
+def test_the_numbers_channel_and_the_states_can_be_left_out():
+    text = make_text()
+    other_states = dataclasses.replace(text, states=text.states + text.mask[:, None])
+    other_numbers = dataclasses.replace(text, numbers=text.numbers * 2.0)
+
+    def differs(read, prompt):
+        return np.abs(read(prompt) - read(text)).max() > 1e-3
+
+    numbers_only = with_params(TextReader(WIDTH, use_llm=False), text)
+    assert differs(numbers_only, other_numbers)
+    np.testing.assert_array_equal(numbers_only(other_states), numbers_only(text))
+    llm_only = with_params(TextReader(WIDTH, use_numbers=False), text)
+    assert differs(llm_only, other_states)
+    np.testing.assert_array_equal(llm_only(other_numbers), llm_only(text))
+
+
+def test_rewards_can_be_left_out():
+    trajectory = make_trajectory()
+    without = with_params(TrajectoryReader(WIDTH, use_rewards=False, layers=1), trajectory)
+    np.testing.assert_array_equal(without(trajectory.replace(rewards=trajectory.rewards + 1.0)), without(trajectory))
+    changed = trajectory.replace(actions=trajectory.actions + 1.0)
+    assert np.abs(without(changed) - without(trajectory)).max() > 1e-3
+
+
+def test_text_tokens_by_hand():
+    """Without attention layers and with one real token, the vector is a plain function of that token."""
+    reader = TextReader(4, frequencies=2, layers=0)
+    text = make_text(length=2, real=2, width=3, numbers=(0.3,))
+    text = dataclasses.replace(text, mask=np.array([False, True]))
+    params = random_params(reader, text)
+    value = np.float32(0.3)
+    features = np.concatenate([[value], fourier_features(jnp.asarray(value), 2)])
+    numeric, out = params["numeric"]["Dense_0"], params["numeric_out"]
+    hidden = np.maximum(features @ numeric["kernel"] + numeric["bias"], 0.0)
+    token = params["bias"] + text.states[1] @ params["states"]["kernel"]
+    token = token + hidden @ out["kernel"] + out["bias"] + params["ordinal"]["embedding"][0]
+    token = (token - token.mean()) / np.sqrt(token.var() + 1e-6) * params["norm"]["scale"] + params["norm"]["bias"]
+    values = np.einsum("d,dqh->qh", token, params["pool"]["values"]["kernel"]) + params["pool"]["values"]["bias"]
+    expected = values.reshape(4) @ params["pool"]["out"]["kernel"] + params["pool"]["out"]["bias"]
+    np.testing.assert_allclose(reader.apply({"params": params}, text), expected, atol=1e-5)
+
+
+def test_more_numbers_than_ordinals_share_the_last_one():
+    reader = with_params(TextReader(WIDTH, max_numbers=2), make_text())
+    text = make_text(numbers=(0.1, 0.2, 0.3), real=6)
+    same = dataclasses.replace(text, number_index=np.int32([-1, 0, 1, 1, -1, -1]))
+    np.testing.assert_array_equal(reader(text), reader(same))
+
+
+# --- fusion ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def encode():
+    text, trajectory, flag = make_text(batch=(1,)), make_trajectory(batch=(1,)), np.ones(1, bool)
+    return with_params(PromptEncoder(WIDTH, trajectory_layers=1), text, trajectory, flag, flag)
+
+
+@pytest.mark.parametrize(("has_text", "has_trajectory"), [(True, False), (False, True), (False, False), (True, True)])
+def test_absent_prompts_are_ignored_entirely(encode, has_text, has_trajectory):
+    flags = np.array([has_text]), np.array([has_trajectory])
+    texts = [make_text(seed, (1,), numbers=numbers) for seed, numbers in ((0, (0.3, -0.7)), (1, (5.0,)))]
+    trajectories = [make_trajectory(seed, (1,), real=real) for seed, real in ((0, 3), (1, 5))]
+    context = encode(texts[0], trajectories[0], *flags)
+    other_text = np.abs(encode(texts[1], trajectories[0], *flags) - context).max()
+    other_trajectory = np.abs(encode(texts[0], trajectories[1], *flags) - context).max()
+    assert (other_text > 1e-3) if has_text else (other_text == 0.0)
+    assert (other_trajectory > 1e-3) if has_trajectory else (other_trajectory == 0.0)
+
+
+def test_flags_differ_within_a_batch(encode):
+    text, trajectory = make_text(batch=(4,)), make_trajectory(batch=(4,))
+    flags = np.array([True, True, False, False]), np.array([True, False, True, False])
+    contexts = encode(text, trajectory, *flags)
+    for i in range(4):
+        alone = encode(*(jax.tree.map(lambda x: x[i : i + 1], p) for p in (text, trajectory, *flags)))  # noqa: B023
+        np.testing.assert_allclose(contexts[i], alone[0], atol=1e-5)
+    assert min(np.abs(contexts[i] - contexts[j]).max() for i in range(4) for j in range(i)) > 1e-2
+
+
+def test_fusion_by_hand():
+    encoder = PromptEncoder(3)
+    text, trajectory = np.array([0.5, -1.0, 2.0]), np.array([1.5, 0.2, -0.4])
+    params = {
+        "null": np.array([[0.1, 0.2, 0.3], [-0.3, 0.0, 0.6]]),
+        "confidence": {"kernel": np.array([[0.4], [0.0], [0.2]]), "bias": np.array([5.0])},
+        "norm": {"scale": np.array([1.0, 2.0, 3.0]), "bias": np.array([0.0, 0.1, 0.2])},
+    }
+
+    def by_hand(vectors, penalties):
+        vectors = np.array(vectors)
+        confidence = np.exp(vectors @ [0.4, 0.0, 0.2] + penalties)
+        mean = (confidence[:, None] * vectors).sum(0) / confidence.sum()
+        normed = (mean - mean.mean()) / np.sqrt(mean.var() + 1e-6)
+        return normed * [1.0, 2.0, 3.0] + [0.0, 0.1, 0.2]
+
+    null = np.asarray(params["null"])
+    cases = {
+        (True, True): by_hand([text, trajectory], [0, 0]),
+        (True, False): by_hand([text, null[1]], [0, -4]),  # a null vector counts little beside a prompt
+        (False, True): by_hand([null[0], trajectory], [-4, 0]),
+        (False, False): by_hand(null, [-4, -4]),
+    }
+    for flags, expected in cases.items():
+        fused = encoder.apply({"params": params}, text, trajectory, *map(jnp.array, flags), method="fuse")
+        np.testing.assert_allclose(fused, expected, atol=1e-5)
