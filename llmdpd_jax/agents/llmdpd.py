@@ -262,6 +262,8 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         if guidance is None:
             return sample_actions(params["denoiser"], observation, context.full, key, sampler, steps)
         contexts = jnp.stack([context.full, context.without_text, context.without_trajectory])
+        # One context may serve many observations: the axis of three must stay in front of the axes it lacks.
+        contexts = jnp.expand_dims(contexts, tuple(range(1, 1 + observation.ndim - context.full.ndim)))
 
         def denoise(x, k):
             estimates = predict(params["denoiser"], x[None], k[None], observation[None], contexts)[1]

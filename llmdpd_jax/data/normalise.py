@@ -15,7 +15,8 @@ def normalise_observation(statistics: Statistics, observation: Array) -> Array:
 def normalise_action(statistics: Statistics, action: Array) -> Array:
     """[..., A] in the environment's units -> [..., A] in [-1, 1]."""
     low, high = statistics.action_low, statistics.action_high
-    return 2.0 * (action - low) / (high - low) - 1.0
+    # Where the data allow a single value (an unbounded action that never varies) there is no width to divide by.
+    return 2.0 * (action - low) / jnp.where(high > low, high - low, 1.0) - 1.0
 
 
 def denormalise_action(statistics: Statistics, action: Array) -> Array:
