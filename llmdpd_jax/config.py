@@ -38,7 +38,7 @@ def default_config() -> ml_collections.ConfigDict:
     model.trajectory_layers = 2  # transformer layers over the trajectory prompt's transitions
     model.use_llm = True  # the text prompt's LLM states (ablation)
     model.use_numbers = True  # the text prompt's numeric channel (ablation)
-    model.number_frequencies = 1  # octaves of Fourier features of a number; more are sharper and generalise less
+    model.number_slots = 4  # numbers of a text that can matter at once, each with a meaning of its own
     model.use_rewards = True  # the trajectory prompt's rewards
     model.width = 256  # hidden units of denoiser and critic (Diffusion-QL: 256)
     model.depth = 3  # hidden layers of denoiser and critic (Diffusion-QL: 3)

@@ -84,7 +84,7 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         trajectory_layers=model.trajectory_layers,
         use_llm=model.use_llm,
         use_numbers=model.use_numbers,
-        number_frequencies=model.number_frequencies,
+        number_slots=model.number_slots,
         use_rewards=model.use_rewards,
     )
     denoiser = MLPDenoiser(model.width, model.depth, model.denoiser_activation)

@@ -31,12 +31,6 @@ def activation(name: str) -> Callable[[Array], Array]:
     return ACTIVATIONS[name]
 
 
-def fourier_features(x: Array, frequencies: int) -> Array:
-    """Sines and cosines of x at octaves: [...] -> [..., 2 * frequencies], lowest angular frequency pi / 2."""
-    angles = x[..., None] * (jnp.pi / 2) * 2.0 ** jnp.arange(frequencies)
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-
-
 def step_embedding(k: Array, size: int) -> Array:
     """Sinusoidal embedding of a diffusion step (Vaswani et al. 2017): int [...] -> [..., size]."""
     angles = k[..., None] * jnp.exp(-jnp.log(10_000.0) * jnp.arange(size // 2) / (size // 2 - 1))

@@ -7,44 +7,46 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from llmdpd_jax.models.layers import MLP, AttentionPool, TransformerBlock, fourier_features
+from llmdpd_jax.models.layers import MLP, AttentionPool, TransformerBlock
 from llmdpd_jax.types import Array, TextPrompt, TrajectoryPrompt
 
 
 class TextReader(nn.Module):
     """Reads a text prompt, LLM states and exact numbers of its tokens: TextPrompt [..., L] -> [..., width].
 
-    The numeric channel of a token that helps to spell a number is the number's value, Fourier features of it, and its
-    ordinal in the text; what the number *means* is in the LLM state of the same token. One bidirectional layer lets
-    tokens exchange both, and attention pooling decides what matters.
+    The LLM tells what is asked for and what each number means, the numeric channel what the numbers are. So the LLM
+    states alone decide, through one bidirectional layer, what is pooled, which number fills which of a few slots, and
+    by which factor (a sign, a unit) it is scaled; the values themselves pass into the slots linearly. A task between
+    the train tasks is then read as exactly as they are.
     """
 
     width: int
     use_llm: bool = True
     use_numbers: bool = True
-    frequencies: int = 1
-    max_numbers: int = 8  # ordinals from here on share one embedding
+    slots: int = 4
     layers: int = 1
+    max_numbers: int = 8  # ordinals of numbers in a text; later ones share the last
 
     @nn.compact
     def __call__(self, prompt: TextPrompt) -> Array:
-        tokens = self.param("bias", nn.initializers.zeros, (self.width,))
+        is_number = (prompt.number_index >= 0)[..., None]
+        ordinals = jnp.clip(prompt.number_index, 0, self.max_numbers - 1)
+        tokens = jnp.where(is_number, nn.Embed(self.max_numbers, self.width, name="ordinal")(ordinals), 0.0)
         if self.use_llm:
-            tokens = tokens + nn.Dense(self.width, use_bias=False, name="states")(prompt.states)
-        if self.use_numbers:
-            value = prompt.numbers
-            features = jnp.concatenate([value[..., None], fourier_features(value, self.frequencies)], axis=-1)
-            ordinal = nn.Embed(self.max_numbers, self.width, name="ordinal")(
-                jnp.clip(prompt.number_index, 0, self.max_numbers - 1)
-            )
-            numeric = MLP(self.width, 1, name="numeric")(features)
-            numeric = nn.Dense(self.width, name="numeric_out")(numeric) + ordinal
-            tokens = tokens + jnp.where((prompt.number_index >= 0)[..., None], numeric, 0.0)
-        tokens = jnp.broadcast_to(tokens, (*prompt.mask.shape, self.width))
+            tokens = tokens + nn.Dense(self.width, name="states")(prompt.states)
         for i in range(self.layers):
             tokens = TransformerBlock(name=f"block_{i}")(tokens, prompt.mask)
         tokens = nn.LayerNorm(name="norm")(tokens)
-        return AttentionPool(self.width, name="pool")(tokens, prompt.mask)
+        read = AttentionPool(self.width, name="pool")(tokens, prompt.mask)
+        if self.use_numbers:
+            scores = jnp.where(is_number, nn.Dense(self.slots, name="slot_scores")(tokens), -jnp.inf)
+            # A further choice with score 0 and value 0 leaves a slot empty.
+            scores = jnp.concatenate([scores, jnp.zeros_like(scores[..., :1, :])], axis=-2)
+            weights = jax.nn.softmax(scores, axis=-2)[..., :-1, :]
+            factors = nn.Dense(self.slots, name="slot_factors")(tokens)
+            slots = jnp.sum(weights * factors * prompt.numbers[..., None], axis=-2)
+            read = read + nn.Dense(self.width, use_bias=False, name="slots")(slots)
+        return read
 
 
 class TrajectoryReader(nn.Module):
@@ -78,13 +80,11 @@ class PromptEncoder(nn.Module):
     trajectory_layers: int = 2
     use_llm: bool = True
     use_numbers: bool = True
-    number_frequencies: int = 1
+    number_slots: int = 4
     use_rewards: bool = True
 
     def setup(self):
-        self.text_reader = TextReader(
-            self.width, self.use_llm, self.use_numbers, self.number_frequencies, layers=self.text_layers
-        )
+        self.text_reader = TextReader(self.width, self.use_llm, self.use_numbers, self.number_slots, self.text_layers)
         self.trajectory_reader = TrajectoryReader(self.width, self.use_rewards, layers=self.trajectory_layers)
         self.null = self.param("null", nn.initializers.normal(0.1), (2, self.width))
         self.confidence = nn.Dense(1, name="confidence")
