@@ -5,13 +5,19 @@ A file in `configs/` defines `get_config()` and returns `default_config()` with 
 
 import difflib
 import json
+import math
 from pathlib import Path
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from llmdpd_jax.agents.llmdpd import POLICY_IMPROVEMENTS
+from llmdpd_jax.diffusion.process import PARAMETERISATIONS
+from llmdpd_jax.diffusion.samplers import SAMPLERS
+from llmdpd_jax.diffusion.schedules import SCHEDULES
 from llmdpd_jax.errors import UserError
+from llmdpd_jax.models.layers import ACTIVATIONS
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -119,6 +125,8 @@ def parse_config(arguments: list[str]) -> ml_collections.ConfigDict:
         raise UserError(_explain(error, arguments, files[0])) from error
     except (TypeError, ValueError) as error:
         raise UserError(f"config: {error}") from error
+    except Exception as error:  # whatever the user's file does
+        raise UserError(f"{files[0]}: {type(error).__name__}: {error}") from error
 
 
 def _explain(error: Exception, arguments: list[str], path: str) -> str:
@@ -154,3 +162,69 @@ def from_json(text: str, origin: str) -> ml_collections.ConfigDict:
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{origin}: not a config of this version: {error}") from error
     return config
+
+
+_CHOICES = {
+    "model.denoiser_activation": ACTIVATIONS,
+    "model.critic_activation": ACTIVATIONS,
+    "diffusion.schedule": SCHEDULES,
+    "diffusion.parameterisation": PARAMETERISATIONS,
+    "agent.policy_improvement": POLICY_IMPROVEMENTS,
+    "evaluation.sampler": SAMPLERS,
+}
+# Least and largest value of a field; whatever is not listed may be any finite number of zero or more.
+_RANGES = {
+    **dict.fromkeys(
+        (
+            *("data.groups", "data.group_size", "data.prompt_length", "text.layer"),
+            *("model.context_width", "model.width", "model.depth", "model.critic_ensemble", "model.model_width"),
+            *("diffusion.steps", "agent.target_sampling_steps", "evaluation.steps", "evaluation.episodes"),
+            *("train.steps", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints"),
+        ),
+        (1, math.inf),
+    ),
+    **dict.fromkeys(
+        (
+            *("agent.text_dropout", "agent.trajectory_dropout", "agent.tau", "agent.ema_decay", "agent.discount"),
+            "optimiser.final_learning_rate_fraction",
+        ),
+        (0, 1),
+    ),
+    **dict.fromkeys(("evaluation.text_guidance", "evaluation.trajectory_guidance"), (-math.inf, math.inf)),
+    "seed": (0, 2**31 - 1),
+}
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+    """Refuses values that no run could use, so that a slip shows before data and LLM are read.
+
+    Raises:
+      UserError: an unknown choice, a number out of its range, or two fields that contradict each other; the message
+        names the field, its value and what would be right.
+    """
+    for name in field_names(config):
+        value = config
+        for part in name.split("."):
+            value = value[part]
+        if name in _CHOICES and value not in _CHOICES[name]:
+            near = difflib.get_close_matches(str(value), _CHOICES[name], n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise UserError(f"{name}: {value!r} is unknown; {hint}choose one of {', '.join(_CHOICES[name])}")
+        if type(value) in (int, float):
+            least, most = _RANGES.get(name, (0, math.inf))
+            if not (math.isfinite(value) and least <= value <= most):
+                wanted = f"at least {least}" if most == math.inf else f"between {least} and {most}"
+                raise UserError(f"{name}: {value!r} is out of range; it must be a number {wanted}")
+    if config.model.context_width % 4:
+        raise UserError(f"model.context_width: {config.model.context_width} must be a multiple of 4 (attention heads)")
+    for name in ("agent.target_sampling_steps", "evaluation.steps"):
+        section, field = name.split(".")
+        if config[section][field] > config.diffusion.steps:
+            raise UserError(
+                f"{name}: {config[section][field]} is more than diffusion.steps ({config.diffusion.steps}), "
+                "the steps that the denoiser is trained on"
+            )
+    if config.optimiser.learning_rate == 0 or config.optimiser.clip_norm == 0:
+        raise UserError("optimiser.learning_rate, optimiser.clip_norm: must be above 0, or nothing is learned")
+    if not config.data.manifest:
+        raise UserError("data.manifest: is empty; name a tasks.json, for example one written by `llmdpd collect`")

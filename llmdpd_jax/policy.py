@@ -85,7 +85,7 @@ class Policy:
           UserError: a prompt of the wrong type, shape or length, or with values that are not finite.
         """
         single = not any(isinstance(p, Sequence) and not isinstance(p, str) for p in (text, trajectory))
-        if text is not None and not isinstance(text, str | Sequence):
+        if isinstance(text, bytes) or not (text is None or isinstance(text, str | Sequence)):
             raise UserError(f"text prompt: expected a string or a list of strings, found {type(text).__name__}")
         if trajectory is not None and not isinstance(trajectory, Mapping | Sequence):
             raise UserError(
@@ -180,7 +180,7 @@ class Policy:
             key,
             guidance,
             sampler=sampler or settings.sampler,
-            steps=steps or settings.steps,
+            steps=settings.steps if steps is None else steps,
         )
 
     @cached_property

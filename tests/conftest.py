@@ -1,6 +1,24 @@
 """Fixtures shared by all tests."""
 
+import dataclasses
+import os
+import warnings
+from pathlib import Path
+
+import gymnasium as gym
+import jax
+import minari
+import numpy as np
 import pytest
+from minari.data_collector import EpisodeBuffer
+from tiny_llama import CONFIG, tiny_tensors, write_folder
+
+from llmdpd_jax.cli.main import main
+from llmdpd_jax.tasks.manifest import load_manifest, save_manifest
+
+BOX = gym.spaces.Box(-1, 1, (2,), np.float32)
+OBSERVATION = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+REPOSITORY = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -9,3 +27,119 @@ def minari_root(tmp_path, monkeypatch):
     root = tmp_path / "minari"
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
     return root
+
+
+@pytest.fixture
+def write_dataset(minari_root):
+    """`write_dataset(id, episodes)` writes a Minari data set of episodes as `logged.make_episode` gives them."""
+
+    def write(name, episodes, observation_space=OBSERVATION, action_space=BOX):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return minari.create_dataset_from_buffers(
+                name,
+                [EpisodeBuffer(**episode) for episode in episodes],
+                observation_space=observation_space,
+                action_space=action_space,
+            )
+
+    return write
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """Logged point_robot data of a few tasks and an LLM with random weights: all that a run of seconds needs."""
+
+    folder: Path
+    manifest: Path
+    llm: Path
+
+    def environment(self) -> dict[str, str]:
+        """Variables that keep a process inside this folder, and spare it compiling what another one compiled."""
+        return {
+            "MINARI_DATASETS_PATH": str(self.folder / "minari"),
+            "LLMDPD_CACHE": str(self.folder / "cache"),
+            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        }
+
+    def config(self, **changes) -> list[str]:
+        """Command-line arguments of a tiny config; a change is given as section__field=value."""
+        fields = {
+            "data.manifest": self.manifest,
+            "data.groups": 4,
+            "data.group_size": 4,
+            "text.source": self.llm,
+            "text.layer": 2,
+            "model.context_width": 16,
+            "model.model_width": 16,
+            "model.width": 16,
+            "model.depth": 1,
+            "model.text_layers": 0,
+            "model.trajectory_layers": 1,
+            "train.steps": 6,
+            "train.log_every": 4,
+            "train.checkpoint_every": 4,
+            "evaluation.episodes": 2,
+        } | {name.replace("__", "."): value for name, value in changes.items()}
+        return [
+            f"--config={REPOSITORY / 'configs' / 'point_robot.py'}",
+            *(f"--config.{name}={value}" for name, value in fields.items()),
+        ]
+
+
+@pytest.fixture(scope="session")
+def made_world(tmp_path_factory) -> World:
+    """The world, made once; ask for `world`, which also sets the process up for it."""
+    folder = tmp_path_factory.mktemp("world")
+    # The descriptions, read twice, are longer than the other tests' LLM allows.
+    llm = write_folder(folder / "llm", tiny_tensors(), CONFIG | {"max_position_embeddings": 512})
+    made = World(folder, folder / "tasks.json", llm)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(folder / "minari"))
+        assert main(["collect", "--episodes=4", f"--out={folder / 'all'}"]) == 0
+        manifest = load_manifest(folder / "all")
+    tasks = [task for split in ("train", "test") for task in manifest.tasks if task.split == split]
+    few = [
+        dataclasses.replace(
+            task, descriptions=task.descriptions[:2], held_out_descriptions=task.held_out_descriptions[:1]
+        )
+        for task in tasks[:5] + tasks[-3:]
+    ]
+    save_manifest(dataclasses.replace(manifest, tasks=tuple(few)), made.manifest)
+    return made
+
+
+def enter(world: World, patch: pytest.MonkeyPatch) -> None:
+    for name, value in world.environment().items():
+        patch.setenv(name, value)
+
+
+@pytest.fixture
+def world(made_world, monkeypatch) -> World:
+    """A tiny world to train in; the process's data sets, caches and compilations are in its folder."""
+    enter(made_world, monkeypatch)
+    options = {"jax_compilation_cache_dir": str(made_world.folder / "compiled")}
+    options["jax_persistent_cache_min_compile_time_secs"] = 0.2
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    yield made_world
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(made_world) -> Path:
+    """The folder of a finished run in the tiny world. Copy it before changing it."""
+    run = made_world.folder / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        enter(made_world, patch)
+        assert main(["train", *made_world.config(), f"--out={run}"]) == 0
+    return run
+
+
+@pytest.fixture(scope="session")
+def subprocess_environment() -> dict[str, str]:
+    """Variables of this process, with this checkout first on the import path."""
+    return os.environ | {"PYTHONPATH": str(REPOSITORY)}

@@ -16,6 +16,7 @@ LAYERS = [
     "models",
     "diffusion",
     "agents",
+    "config",
     "training",
     "policy",
     "evaluation",

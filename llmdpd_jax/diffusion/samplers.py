@@ -64,6 +64,13 @@ def ancestral(denoise: Denoise, schedule: Schedule, key: Array, x: Array, steps:
 SAMPLERS = {"ddim": ddim, "ancestral": ancestral}
 
 
+def find_sampler(name: str) -> Callable[..., Array]:
+    """The named sampler. Raises UserError if there is none of that name."""
+    if name not in SAMPLERS:
+        raise UserError(f"sampler: {name!r} is unknown; choose one of {sorted(SAMPLERS)}")
+    return SAMPLERS[name]
+
+
 def sample(
     name: str, denoise: Denoise, schedule: Schedule, key: Array, shape: tuple[int, ...], steps: int | None = None
 ) -> Array:
@@ -75,8 +82,7 @@ def sample(
     Raises:
       UserError: unknown sampler or impossible number of steps.
     """
-    if name not in SAMPLERS:
-        raise UserError(f"sampler: {name!r} is unknown; choose one of {sorted(SAMPLERS)}")
+    sampler = find_sampler(name)
     key_noise, key_steps = jax.random.split(key)
     x = jax.random.normal(key_noise, shape)
-    return SAMPLERS[name](denoise, schedule, key_steps, x, schedule.steps if steps is None else steps)
+    return sampler(denoise, schedule, key_steps, x, schedule.steps if steps is None else steps)

@@ -17,6 +17,8 @@ from llmdpd_jax.data.normalise import normalise_trajectory
 from llmdpd_jax.data.sampler import sample_prompts
 from llmdpd_jax.data.store import load_split
 from llmdpd_jax.diffusion.guidance import Guidance
+from llmdpd_jax.diffusion.samplers import find_sampler, step_sequence
+from llmdpd_jax.diffusion.schedules import make_schedule
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.evaluation.figures import Rollouts
 from llmdpd_jax.evaluation.results import PROMPTS, SPLITS, Results, Row
@@ -24,7 +26,7 @@ from llmdpd_jax.policy import Policy
 from llmdpd_jax.prompts.table import TextTable, make_rows
 from llmdpd_jax.tasks.environment import TaskEnv
 from llmdpd_jax.tasks.family import TaskFamily, get_family
-from llmdpd_jax.tasks.manifest import Manifest, TaskEntry
+from llmdpd_jax.tasks.manifest import Manifest, TaskEntry, require_split
 from llmdpd_jax.types import Array, TrajectoryPrompt
 
 
@@ -99,8 +101,9 @@ def evaluation_family(manifest: Manifest) -> TaskFamily:
     """The registered family to roll out in.
 
     Raises:
-      UserError: the manifest names no environment, or misses what scoring needs.
+      UserError: the manifest names no environment, has no test task, or misses what scoring needs.
     """
+    require_split(manifest, "test")
     if manifest.env is None:
         raise UserError(
             f'{manifest.where}: names no "env", so there is nothing to evaluate in. Policies of such data act through '
@@ -144,7 +147,13 @@ def evaluate(
     """
     started = time.monotonic()
     family, settings = evaluation_family(manifest), policy.config.evaluation
-    episodes, sampler, steps = episodes or settings.episodes, sampler or settings.sampler, steps or settings.steps
+    episodes = settings.episodes if episodes is None else episodes
+    if episodes < 1:
+        raise UserError(f"evaluation: {episodes} episodes per task; at least 1 is needed")
+    sampler = settings.sampler if sampler is None else sampler
+    steps = settings.steps if steps is None else steps
+    find_sampler(sampler)
+    step_sequence(make_schedule(policy.config.diffusion.schedule, policy.config.diffusion.steps), steps)
     if guidance is None:
         guidance = Guidance(settings.text_guidance, settings.trajectory_guidance)
     plain = guidance == Guidance()

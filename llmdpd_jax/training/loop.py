@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from llmdpd_jax.agents.llmdpd import Agent, TrainState, make_agent
-from llmdpd_jax.config import from_json, to_json
+from llmdpd_jax.config import check_config, from_json, to_json
 from llmdpd_jax.data.normalise import normalise_batch
 from llmdpd_jax.data.sampler import sample_batch
 from llmdpd_jax.data.store import load_split, statistics
@@ -23,7 +23,7 @@ from llmdpd_jax.models.llm.encoder import TextEncoder, encoder_settings
 from llmdpd_jax.models.llm.weights import cache_folder
 from llmdpd_jax.prompts.cache import cached_encode
 from llmdpd_jax.prompts.table import TextTable, make_rows, normalise_text, sample_text, text_statistics
-from llmdpd_jax.tasks.manifest import load_manifest
+from llmdpd_jax.tasks.manifest import TaskSplit, load_manifest, require_split
 from llmdpd_jax.training import checkpoint
 from llmdpd_jax.training.metrics import MetricsWriter
 from llmdpd_jax.types import Array, Statistics, Store
@@ -74,6 +74,15 @@ def store_digest(store: Store) -> str:
     return digest.hexdigest()
 
 
+def check_descriptions(split: TaskSplit) -> None:
+    """Raises UserError unless every task says what it is."""
+    for task in split.tasks:
+        if not task.descriptions:
+            raise UserError(
+                f'{split.where}: task {task.name!r} has no "descriptions"; each train task needs at least one'
+            )
+
+
 def read_descriptions(config, tasks) -> tuple[TextTable, dict]:
     """The LLM's reading of every description of the tasks [not normalised], and the identity of the LLM."""
     encoder = TextEncoder(encoder_settings(config.text))
@@ -103,12 +112,14 @@ class Interrupt:
             signal.signal(number, handler)
 
 
-def prepare_run(config, run: Path) -> None:
-    """Makes the run folder and writes the config, or checks that the folder holds a run of this very config.
+def check_run_folder(config, run: Path) -> None:
+    """Makes sure that the folder can hold this run: it is new, or holds a run of this very config. Writes nothing.
 
     Raises:
-      UserError: the folder holds another run.
+      UserError: the folder holds another run, or is a file.
     """
+    if run.exists() and not run.is_dir():
+        raise UserError(f"{run}: is a file; name a folder with --out")
     file = run / "config.json"
     if file.exists():
         old = from_json(file.read_text(), str(file))
@@ -116,9 +127,6 @@ def prepare_run(config, run: Path) -> None:
             flat_old, flat_new = (dict(_flatten(c.to_dict())) for c in (old, config))
             changed = [f"{k}: {flat_old[k]!r} -> {flat_new[k]!r}" for k in flat_new if flat_old[k] != flat_new[k]]
             raise UserError(f"{run}: holds a run with another config ({'; '.join(changed)}); choose another --out")
-        return
-    run.mkdir(parents=True, exist_ok=True)
-    file.write_text(to_json(config))
 
 
 def _flatten(tree: dict, prefix: str = ""):
@@ -144,17 +152,17 @@ def train(config, run: str | Path) -> Path:
       KeyboardInterrupt: after SIGINT or SIGTERM, with the checkpoint written.
     """
     run = Path(run)
-    if not config.data.manifest:
-        raise UserError("data.manifest is empty: name a tasks.json, for example one written by `llmdpd collect`")
+    # Everything that can be wrong is found here, cheap checks first, before anything is written.
+    check_config(config)
+    check_run_folder(config, run)
     manifest = load_manifest(config.data.manifest)
+    check_descriptions(require_split(manifest, "train"))
     data = load_split(manifest, "train")
-    prepare_run(config, run)
-
     texts, encoder_identity = read_descriptions(config, data.split.tasks)
     text_units = text_statistics(texts.prompts)
     texts = texts.replace(prompts=normalise_text(text_units, texts.prompts))
 
-    config = config.copy_and_resolve_references()
+    given, config = config, config.copy_and_resolve_references()
     if config.agent.discount == 0.0:
         config.agent.discount = automatic_discount(np.asarray(data.store.lengths))
     agent = make_agent(config, data.observation_size, data.action_size)
@@ -168,9 +176,12 @@ def train(config, run: str | Path) -> Path:
     )
     key_init, key_run = jax.random.split(jax.random.key(config.seed))
 
+    run.mkdir(parents=True, exist_ok=True)
+    if not (run / "config.json").exists():
+        (run / "config.json").write_text(to_json(given))
     with checkpoint.manager(run, config.train.keep_checkpoints) as checkpoints:
         if checkpoints.latest_step() is None:
-            state = checkpoint.initial_state(agent, metadata, key_init)
+            state = jax.jit(partial(checkpoint.initial_state, agent, metadata))(key_init)
         else:
             restored = checkpoint.load(run)
             if restored.metadata["manifest"]["digest"] != digest:
