@@ -28,11 +28,11 @@ quickstart: $(INSTALLED)  ## weights, data, training, evaluation: ends with a ta
 	$(BIN)/llmdpd evaluate $(QUICK)
 
 test: $(INSTALLED)  ## the fast tests
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "not slow and not weights and not parity"
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup -m "not slow and not weights and not parity"
 
 test-all: $(INSTALLED)  ## all tests; those against torch are skipped where torch is not installed (README, "Tests")
 	$(BIN)/llmdpd embed --fetch
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -rs
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup -rs
 
 lint: $(INSTALLED)  ## ruff, rules and format
 	$(BIN)/ruff check .

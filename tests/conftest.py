@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import gymnasium as gym
@@ -10,9 +11,11 @@ import jax
 import minari
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from minari.data_collector import EpisodeBuffer
 from tiny_llama import CONFIG, tiny_tensors, write_folder
 
+from llmdpd_jax import Policy, load_policy
 from llmdpd_jax.cli.main import main
 from llmdpd_jax.tasks.manifest import load_manifest, save_manifest
 
@@ -60,7 +63,8 @@ class World:
             "MINARI_DATASETS_PATH": str(self.folder / "minari"),
             "LLMDPD_CACHE": str(self.folder / "cache"),
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         }
 
     def config(self, **changes) -> list[str]:
@@ -77,8 +81,9 @@ class World:
             "model.depth": 1,
             "model.text_layers": 0,
             "model.trajectory_layers": 1,
+            # Compiled into the update (learning rate): tests that leave it alone share one compilation.
             "train.steps": 6,
-            "train.log_every": 4,
+            "train.log_every": 2,
             "train.checkpoint_every": 4,
             "evaluation.episodes": 2,
         } | {name.replace("__", "."): value for name, value in changes.items()}
@@ -110,36 +115,65 @@ def made_world(tmp_path_factory) -> World:
     return made
 
 
-def enter(world: World, patch: pytest.MonkeyPatch) -> None:
-    for name, value in world.environment().items():
-        patch.setenv(name, value)
+@contextmanager
+def inside(world: World):
+    """The process's data sets, caches and compilations are in the world's folder."""
+    options = {
+        "jax_compilation_cache_dir": str(world.folder / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_disable_most_optimizations": True,
+    }
+    before = {name: jax.config.values[name] for name in options}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in world.environment().items():
+            patch.setenv(name, value)
+        for name, value in options.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()  # it keeps to the folder it first saw
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture
-def world(made_world, monkeypatch) -> World:
-    """A tiny world to train in; the process's data sets, caches and compilations are in its folder."""
-    enter(made_world, monkeypatch)
-    options = {"jax_compilation_cache_dir": str(made_world.folder / "compiled")}
-    options["jax_persistent_cache_min_compile_time_secs"] = 0.2
-    before = {name: getattr(jax.config, name) for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    yield made_world
-    for name, value in before.items():
-        jax.config.update(name, value)
+def world(made_world) -> World:
+    """A tiny world to train in, with the process set up for it."""
+    with inside(made_world):
+        yield made_world
 
 
 @pytest.fixture(scope="session")
 def tiny_run(made_world) -> Path:
     """The folder of a finished run in the tiny world. Copy it before changing it."""
     run = made_world.folder / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        enter(made_world, patch)
+    with inside(made_world):
         assert main(["train", *made_world.config(), f"--out={run}"]) == 0
     return run
+
+
+@pytest.fixture(scope="session")
+def load_lively_policy():
+    """`load_policy` with noise on the parameters: after a few updates a network says the same to everything."""
+
+    def load(path) -> Policy:
+        checkpoint = load_policy(path).checkpoint
+        leaves, tree = jax.tree.flatten(checkpoint.state.ema)
+        keys = jax.random.split(jax.random.key(1), len(leaves))
+        noisy = [x + 0.2 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)]
+        return Policy(checkpoint._replace(state=checkpoint.state.replace(ema=tree.unflatten(noisy))))
+
+    return load
 
 
 @pytest.fixture(scope="session")
 def subprocess_environment() -> dict[str, str]:
     """Variables of this process, with this checkout first on the import path."""
     return os.environ | {"PYTHONPATH": str(REPOSITORY)}
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that share the tiny world go to one worker, so that it is made and compiled once (`--dist loadgroup`)."""
+    for item in items:
+        if "made_world" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("world"))

@@ -157,10 +157,13 @@ def train(options) -> None:
         if options.out is None:
             raise UserError("train: name the run folder with --out, for example --out=runs/first")
         run = options.out
+    from llmdpd_jax.tasks.manifest import load_manifest
     from llmdpd_jax.training.loop import train as run_training
 
     run_training(config, run)
-    print(f"{run}: trained to update {config.train.steps}; next: llmdpd evaluate {run}")
+    has_env = load_manifest(config.data.manifest).env is not None
+    following = f"llmdpd evaluate {run}" if has_env else f'llmdpd_jax.load_policy("{run}")'
+    print(f"{run}: trained to update {config.train.steps}; next: {following}")
 
 
 def evaluate(options) -> None:
