@@ -172,6 +172,7 @@ def subprocess_environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(REPOSITORY)}
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Tests that share the tiny world go to one worker, so that it is made and compiled once (`--dist loadgroup`)."""
     for item in items:

@@ -9,7 +9,6 @@ PACKAGE = Path(__file__).parent.parent / "llmdpd_jax"
 LAYERS = [
     "errors",
     "types",
-    "config",
     "tasks",
     "data",
     "prompts",
