@@ -23,7 +23,6 @@ from llmdpd_jax.errors import UserError
 from llmdpd_jax.evaluation.figures import Rollouts
 from llmdpd_jax.evaluation.results import PROMPTS, SPLITS, Results, Row
 from llmdpd_jax.policy import Policy
-from llmdpd_jax.prompts.table import TextTable, make_rows
 from llmdpd_jax.tasks.environment import TaskEnv
 from llmdpd_jax.tasks.family import TaskFamily, get_family
 from llmdpd_jax.tasks.manifest import Manifest, TaskEntry, require_split
@@ -130,7 +129,7 @@ def evaluate(
 ) -> tuple[Results, Rollouts]:
     """Scores a policy on all tasks of a manifest, told nothing, by text (seen and held-out wordings), trajectory, both.
 
-    Text prompts cycle through a task's descriptions from episode to episode; the trajectory prompt of an episode is a
+    The episodes of a task are told different descriptions of it; the trajectory prompt of an episode is a
     random logged episode of that task. Train and test tasks are rolled out together and reported apart.
 
     Args:
@@ -211,13 +210,19 @@ def evaluate(
 
 
 def _text_vectors(policy: Policy, descriptions: list[list[str]], episodes: int, progress: bool) -> Array:
-    """Text vectors [N, E, C]: of each task's descriptions, the one an episode is told. Each is read once."""
-    prompts = policy.read_descriptions([d for each in descriptions for d in each], progress)
-    rows, counts = make_rows([len(each) for each in descriptions])
-    table = TextTable(prompts, rows, counts)
-    vectors = jax.jit(policy.checkpoint.agent.read_text)(policy.checkpoint.state.ema, table.prompts)
-    columns = np.arange(episodes)[None] % table.counts[:, None]
-    return vectors[np.take_along_axis(table.rows, columns, axis=1)]
+    """Text vectors [N, E, C] of the descriptions that the episodes are told.
+
+    Episodes of a task go through its descriptions in equal strides, from task to task one further, so that few episodes
+    of many tasks still meet all wordings.
+    """
+    told = [
+        each[(n + e * len(each) // episodes) % len(each)]
+        for n, each in enumerate(descriptions)
+        for e in range(episodes)
+    ]
+    prompts = policy.read_descriptions(told, progress)
+    vectors = jax.jit(policy.checkpoint.agent.read_text)(policy.checkpoint.state.ema, prompts)
+    return vectors.reshape(len(descriptions), episodes, -1)
 
 
 def _trajectory_prompts(

@@ -1,5 +1,6 @@
 """The text prompts of many tasks on the device, and drawing one per task inside jit."""
 
+import hashlib
 from collections.abc import Sequence
 
 import jax
@@ -12,11 +13,25 @@ from llmdpd_jax.types import Array, TextPrompt, TextStatistics
 
 @struct.dataclass
 class TextTable:
-    """Every description of N tasks, read by the LLM once."""
+    """Every description of N tasks. Descriptions that are one text to the LLM share its states."""
 
-    prompts: TextPrompt  # [P, L, ...]
+    states: Array  # [U, L, D], distinct
+    state_rows: Array  # [P] int32, which of them a description has
+    mask: Array  # [P, L], and the numeric channel, as in TextPrompt
+    numbers: Array  # [P, L]
+    number_index: Array  # [P, L]
     rows: Array  # [N, V] int32, which prompts describe a task; a row is padded by repeating its own entries
     counts: Array  # [N] int32, how many entries of the row are real
+
+
+def make_table(prompts: TextPrompt, counts: Sequence[int]) -> TextTable:
+    """The table of P descriptions [P, L, ...], listed task after task, `counts[n]` (>= 1) of them for task n."""
+    states = np.asarray(prompts.states)
+    first: dict[bytes, int] = {}
+    state_rows = [first.setdefault(hashlib.sha256(one.tobytes()).digest(), len(first)) for one in states]
+    _, places = np.unique(state_rows, return_index=True)
+    arrays = states[places], np.asarray(state_rows, np.int32), prompts.mask, prompts.numbers, prompts.number_index
+    return TextTable(*map(jnp.asarray, (*arrays, *make_rows(counts))))
 
 
 def make_rows(counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -51,4 +66,10 @@ def normalise_text(statistics: TextStatistics, prompt: TextPrompt) -> TextPrompt
 def sample_text(table: TextTable, key: Array, task_id: Array) -> TextPrompt:
     """One description per task, drawn uniformly. task_id int [...] -> prompts [..., L, ...]."""
     column = jax.random.randint(key, task_id.shape, 0, table.counts[task_id])
-    return jax.tree.map(lambda x: x[table.rows[task_id, column]], table.prompts)
+    description = table.rows[task_id, column]
+    return TextPrompt(
+        states=table.states[table.state_rows[description]],
+        mask=table.mask[description],
+        numbers=table.numbers[description],
+        number_index=table.number_index[description],
+    )

@@ -22,11 +22,11 @@ from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.llm.encoder import TextEncoder, encoder_settings
 from llmdpd_jax.models.llm.weights import cache_folder
 from llmdpd_jax.prompts.cache import cached_encode
-from llmdpd_jax.prompts.table import TextTable, make_rows, normalise_text, sample_text, text_statistics
+from llmdpd_jax.prompts.table import TextTable, make_table, normalise_text, sample_text, text_statistics
 from llmdpd_jax.tasks.manifest import TaskSplit, load_manifest, require_split
 from llmdpd_jax.training import checkpoint
 from llmdpd_jax.training.metrics import MetricsWriter
-from llmdpd_jax.types import Array, Statistics, Store
+from llmdpd_jax.types import Array, Statistics, Store, TextStatistics
 
 console = Console(stderr=True)
 
@@ -83,14 +83,14 @@ def check_descriptions(split: TaskSplit) -> None:
             )
 
 
-def read_descriptions(config, tasks) -> tuple[TextTable, dict]:
-    """The LLM's reading of every description of the tasks [not normalised], and the identity of the LLM."""
+def read_descriptions(config, tasks) -> tuple[TextTable, TextStatistics, dict]:
+    """Every description of the tasks in the networks' units, those units, and the identity of the LLM."""
     encoder = TextEncoder(encoder_settings(config.text))
     descriptions = [list(task.descriptions) for task in tasks]
     folder = cache_folder() / "embeddings"
     prompts = cached_encode(encoder, [d for each in descriptions for d in each], folder, progress=True)
-    rows, counts = make_rows([len(each) for each in descriptions])
-    return TextTable(jax.tree.map(jnp.asarray, prompts), jnp.asarray(rows), jnp.asarray(counts)), encoder.identity
+    units = text_statistics(prompts)
+    return make_table(normalise_text(units, prompts), [len(each) for each in descriptions]), units, encoder.identity
 
 
 class Interrupt:
@@ -158,9 +158,7 @@ def train(config, run: str | Path) -> Path:
     manifest = load_manifest(config.data.manifest)
     check_descriptions(require_split(manifest, "train"))
     data = load_split(manifest, "train")
-    texts, encoder_identity = read_descriptions(config, data.split.tasks)
-    text_units = text_statistics(texts.prompts)
-    texts = texts.replace(prompts=normalise_text(text_units, texts.prompts))
+    texts, text_units, encoder_identity = read_descriptions(config, data.split.tasks)
 
     given, config = config, config.copy_and_resolve_references()
     if config.agent.discount == 0.0:
@@ -170,7 +168,7 @@ def train(config, run: str | Path) -> Path:
     metadata = checkpoint.make_metadata(
         config,
         units,
-        texts.prompts.states.shape[-1],
+        texts.states.shape[-1],
         encoder_identity,
         {"family": manifest.family, "horizon": manifest.horizon, "digest": digest},
     )

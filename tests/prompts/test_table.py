@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmdpd_jax.prompts.table import TextTable, make_rows, normalise_text, sample_text, text_statistics
+from llmdpd_jax.prompts.table import make_rows, make_table, normalise_text, sample_text, text_statistics
 from llmdpd_jax.types import TextPrompt, TextStatistics
 
 
@@ -20,17 +20,22 @@ def test_rows_by_hand():
 
 @pytest.fixture(scope="module")
 def table():
-    """Six descriptions of three tasks; every array of description p holds p."""
+    """Six descriptions of three tasks; every array of description p holds p; 4 has the states of 1."""
     number = np.arange(6)
-    return TextTable(
+    return make_table(
         TextPrompt(
-            states=jnp.asarray(np.broadcast_to(number[:, None, None], (6, 4, 2)), jnp.float32),
+            states=np.broadcast_to(np.where(number == 4, 1, number)[:, None, None], (6, 4, 2)).astype(np.float32),
             mask=jnp.asarray(np.arange(4) < 1 + number[:, None] % 4),
             numbers=jnp.asarray(np.broadcast_to(number[:, None], (6, 4)), jnp.float32),
             number_index=jnp.asarray(np.broadcast_to(number[:, None], (6, 4)), jnp.int32),
         ),
-        *map(jnp.asarray, make_rows([2, 1, 3])),
+        [2, 1, 3],
     )
+
+
+def test_equal_states_are_kept_once(table):
+    assert table.states.shape == (5, 4, 2)
+    np.testing.assert_array_equal(table.state_rows, [0, 1, 2, 3, 1, 4])
 
 
 def test_descriptions_are_uniform_over_those_of_the_task(table):
@@ -49,7 +54,7 @@ def test_a_drawn_description_is_whole(table):
     drawn = sample_text(table, jax.random.key(1), task_id)
     for i in range(6):
         p = int(drawn.number_index[i, 0])
-        np.testing.assert_array_equal(drawn.states[i], p)
+        np.testing.assert_array_equal(drawn.states[i], 1 if p == 4 else p)
         np.testing.assert_array_equal(drawn.mask[i], np.arange(4) < 1 + p % 4)
     again = sample_text(table, jax.random.key(1), task_id)
     np.testing.assert_array_equal(drawn.number_index, again.number_index)
