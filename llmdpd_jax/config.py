@@ -61,7 +61,7 @@ def default_config() -> ml_collections.ConfigDict:
 
     config.agent = agent = ml_collections.ConfigDict()
     agent.policy_improvement = "one_step"  # one_step (EDP) or full_chain (Diffusion-QL)
-    agent.text_dropout = 0.5  # probability that a group trains without its text prompt
+    agent.text_dropout = 0.3  # probability that a group trains without its text prompt
     agent.trajectory_dropout = 0.3  # probability that a group trains without its trajectory prompt
     agent.eta = 1.0  # weight of the normalised Q term (Diffusion-QL: 1)
     agent.cloning_weight = 0.01  # weight of the denoising loss beside it

@@ -123,6 +123,26 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
             opt_state=optimiser.init(params),
         )
 
+    # --- prompts -----------------------------------------------------------------------------------------------------
+    def read_text(params: dict, text: TextPrompt) -> Array:
+        """Vectors [..., C] of text prompts [..., L]."""
+        return prompt_encoder.apply({"params": params["prompt_encoder"]}, text, method="read_text")
+
+    def read_trajectory(params: dict, trajectory: TrajectoryPrompt) -> Array:
+        """Vectors [..., C] of trajectory prompts [..., T]."""
+        return prompt_encoder.apply({"params": params["prompt_encoder"]}, trajectory, method="read_trajectory")
+
+    def fuse_vectors(params: dict, text: Array, trajectory: Array, has_text: Array, has_trajectory: Array) -> Array:
+        """One context [..., C] of prompt vectors [..., C]; flags [...] say which are given."""
+        variables = {"params": params["prompt_encoder"]}
+        return prompt_encoder.apply(variables, text, trajectory, has_text, has_trajectory, method="fuse")
+
+    def fuse(params: dict, text: Array, trajectory: Array, has_text: Array, has_trajectory: Array) -> Context:
+        """Contexts of prompt vectors [..., C]; flags [...] say which are given (the others' contents are ignored)."""
+        no = jnp.zeros_like(has_text)
+        flags = (has_text, has_trajectory), (no, has_trajectory), (has_text, no)
+        return Context(*(fuse_vectors(params, text, trajectory, *f) for f in flags))
+
     # --- the denoiser as a sampler sees it ---------------------------------------------------------------------------
     def predict(params: dict, x: Array, k: Array, observation: Array, context: Array) -> tuple[Array, Array]:
         """The denoiser's raw output and the clean action it stands for, clipped to the action bounds. [..., A] each."""
@@ -149,12 +169,14 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         groups = batch.task_id.shape
         has_text = jax.random.bernoulli(key_text, 1.0 - agent.text_dropout, groups)
         has_trajectory = jax.random.bernoulli(key_trajectory, 1.0 - agent.trajectory_dropout, groups)
-        context = prompt_encoder.apply(
-            {"params": params["prompt_encoder"]}, text, batch.prompt, has_text, has_trajectory
-        )[:, None]
+        vectors = read_text(params, text), read_trajectory(params, batch.prompt)
+        context = fuse_vectors(params, *vectors, has_text, has_trajectory)[:, None]
 
-        # What the context should know: the reward and the next observation of any transition of its task.
-        predicted = task_model.apply({"params": params["model"]}, observations, actions, context)
+        # What a context should know, be it of the text, the trajectory or both: the reward and the next observation of
+        # any transition of its task. Each reader is taught this at every update, whatever dropout leaves of prompts.
+        yes, no = jnp.ones(groups, bool), jnp.zeros(groups, bool)
+        told = jnp.stack([fuse_vectors(params, *vectors, *flags) for flags in ((yes, no), (no, yes), (yes, yes))])
+        predicted = task_model.apply({"params": params["model"]}, observations, actions, told[:, :, None])
         outcome = jnp.concatenate([batch.rewards[..., None], batch.next_observations - observations], axis=-1)
         model_loss = jnp.mean((predicted - outcome) ** 2)
 
@@ -228,24 +250,6 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         )
 
     # --- acting ------------------------------------------------------------------------------------------------------
-    def read_text(params: dict, text: TextPrompt) -> Array:
-        """Vectors [..., C] of text prompts [..., L]."""
-        return prompt_encoder.apply({"params": params["prompt_encoder"]}, text, method="read_text")
-
-    def read_trajectory(params: dict, trajectory: TrajectoryPrompt) -> Array:
-        """Vectors [..., C] of trajectory prompts [..., T]."""
-        return prompt_encoder.apply({"params": params["prompt_encoder"]}, trajectory, method="read_trajectory")
-
-    def fuse(params: dict, text: Array, trajectory: Array, has_text: Array, has_trajectory: Array) -> Context:
-        """Context of prompt vectors [..., C]; flags [...] say which are given (the others' contents are ignored)."""
-
-        def fused(has_text, has_trajectory):
-            variables = {"params": params["prompt_encoder"]}
-            return prompt_encoder.apply(variables, text, trajectory, has_text, has_trajectory, method="fuse")
-
-        no = jnp.zeros_like(has_text)
-        return Context(fused(has_text, has_trajectory), fused(no, has_trajectory), fused(has_text, no))
-
     def act(
         params: dict,
         observation: Array,

@@ -1,7 +1,6 @@
 """The forward process and the three things a network may predict about it: noise, the clean action, or velocity."""
 
 import jax
-import jax.numpy as jnp
 
 from llmdpd_jax.diffusion.schedules import Schedule
 from llmdpd_jax.types import Array
@@ -44,8 +43,3 @@ def to_x0(parameterisation: str, schedule: Schedule, output: Array, x: Array, k:
 def to_noise(schedule: Schedule, x0: Array, x: Array, k: Array) -> Array:
     """The noise that turns x0 into x at step k. x0 and x [..., A], k [...] (>= 1) -> [..., A]."""
     return (x - schedule.alphas[k][..., None] * x0) / schedule.sigmas[k][..., None]
-
-
-def snr_weight(schedule: Schedule, k: Array, cap: float) -> Array:
-    """Weight [...] of a squared error on x0 at step k: signal-to-noise ratio, capped (min-SNR, Hang et al. 2023)."""
-    return jnp.minimum((schedule.alphas[k] / schedule.sigmas[k]) ** 2, cap)

@@ -80,12 +80,12 @@ def test_losses_by_hand(tiny):
     )
     metrics = tiny.update(state, batch, tiny.text)[1]
 
-    params, flags = state.params, np.ones(3, bool)
+    params, yes, no = state.params, np.ones(3, bool), np.zeros(3, bool)
 
     @jax.jit
     def read(text, trajectory):
         vectors = agent.read_text(params, text), agent.read_trajectory(params, trajectory)
-        return jax.tree.map(lambda c: c[:, None], agent.fuse(params, *vectors, flags, flags))
+        return jax.tree.map(lambda c: c[:, None], agent.fuse(params, *vectors, yes, yes))
 
     context, values_of = read(tiny.text, batch.prompt), jax.jit(agent.values)
 
@@ -106,7 +106,9 @@ def test_losses_by_hand(tiny):
     assert metrics["loss/cloning"] == pytest.approx(np.mean((mine - batch.actions) ** 2), rel=1e-4)
 
     model = jax.jit(ConditionedMLP(4, 8, 2).apply)
-    predicted = np.asarray(model({"params": params["model"]}, batch.observations, batch.actions, context.full))
+    vectors = agent.read_text(params, tiny.text), agent.read_trajectory(params, batch.prompt)
+    told = [agent.fuse(params, *vectors, *flags).full[:, None] for flags in ((yes, no), (no, yes), (yes, yes))]
+    predicted = np.stack([model({"params": params["model"]}, batch.observations, batch.actions, c) for c in told])
     outcome = np.concatenate([batch.rewards[..., None], batch.next_observations - batch.observations], -1)
     assert metrics["loss/model"] == pytest.approx(np.mean((predicted - outcome) ** 2), rel=1e-4)
 
@@ -241,7 +243,8 @@ def test_policy_gradient_is_that_of_finite_differences(request, name):
 
 
 def test_without_prompts_the_update_does_not_depend_on_them(tiny):
-    dropout = {"text_dropout": 1.0, "trajectory_dropout": 1.0}
+    # The head that predicts outcomes teaches both readers whatever is dropped; it is off here.
+    dropout = {"text_dropout": 1.0, "trajectory_dropout": 1.0, "model_weight": 0.0}
     first = tiny.update(tiny.state, tiny.batch, tiny.text, **dropout)
     batch = dataclasses.replace(tiny.batch, prompt=make_trajectory(9, (3,)))
     other = tiny.update(tiny.state, batch, make_text(9, (3,), numbers=(4.0, 2.0)), **dropout)
@@ -256,7 +259,7 @@ def test_prompts_are_dropped_independently_at_their_rates(tiny):
 
     def losses(batch, text):
         dropout = {"text_dropout": 0.25, "trajectory_dropout": 0.6}
-        return np.array([tiny.update(tiny.state, batch, text, s, **dropout)[1]["loss/model"] for s in range(200)])
+        return np.array([tiny.update(tiny.state, batch, text, s, **dropout)[1]["loss/critic"] for s in range(200)])
 
     def first_group_from(prompt, other):
         return jax.tree.map(lambda x, y: np.concatenate([y[:1], x[1:]]), prompt, other)
