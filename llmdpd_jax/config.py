@@ -63,6 +63,8 @@ def default_config() -> ml_collections.ConfigDict:
     agent.policy_improvement = "one_step"  # one_step (EDP) or full_chain (Diffusion-QL)
     agent.text_dropout = 0.3  # probability that a group trains without its text prompt
     agent.trajectory_dropout = 0.3  # probability that a group trains without its trajectory prompt
+    agent.prompt_step_dropout = 0.3  # probability that a step of the trajectory prompt is left out in training
+    agent.context_noise = 0.1  # standard deviation of noise on the context in training (its units have variance 1)
     agent.eta = 1.0  # weight of the normalised Q term (Diffusion-QL: 1)
     agent.cloning_weight = 0.01  # weight of the denoising loss beside it
     agent.critic_weight = 1.0  # weight of the critic's loss
