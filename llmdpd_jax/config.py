@@ -180,6 +180,7 @@ _RANGES = {
         (
             *("data.groups", "data.group_size", "data.prompt_length", "text.layer"),
             *("model.context_width", "model.width", "model.depth", "model.critic_ensemble", "model.model_width"),
+            "model.number_slots",
             *("diffusion.steps", "agent.target_sampling_steps", "evaluation.steps", "evaluation.episodes"),
             *("train.steps", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints"),
         ),
@@ -188,6 +189,7 @@ _RANGES = {
     **dict.fromkeys(
         (
             *("agent.text_dropout", "agent.trajectory_dropout", "agent.tau", "agent.ema_decay", "agent.discount"),
+            "agent.prompt_step_dropout",
             "optimiser.final_learning_rate_fraction",
         ),
         (0, 1),

@@ -322,3 +322,11 @@ def test_prompts(policy, prompts, parts):
         policy.prompt(**prompts)
     for part in parts:
         assert part in str(refusal.value)
+
+
+def test_every_checked_field_exists():
+    """A renamed field would else lose its check."""
+    from llmdpd_jax import config
+
+    known = config.field_names(config.default_config())
+    assert {*config._CHOICES, *config._RANGES} <= set(known)
