@@ -64,7 +64,7 @@ def default_config() -> ml_collections.ConfigDict:
     agent.text_dropout = 0.3  # probability that a group trains without its text prompt
     agent.trajectory_dropout = 0.3  # probability that a group trains without its trajectory prompt
     agent.prompt_step_dropout = 0.3  # probability that a step of the trajectory prompt is left out in training
-    agent.context_noise = 0.1  # standard deviation of noise on the context in training (its units have variance 1)
+    agent.detach_context = True  # prompts are taught by predicting reward and next observation alone (GENTLE)
     agent.eta = 1.0  # weight of the normalised Q term (Diffusion-QL: 1)
     agent.cloning_weight = 0.01  # weight of the denoising loss beside it
     agent.critic_weight = 1.0  # weight of the critic's loss

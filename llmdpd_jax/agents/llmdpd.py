@@ -162,9 +162,7 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
     def total_loss(params: dict, state: TrainState, batch: Batch, text: TextPrompt, key: Array):
         """Sum of all losses, and metrics. Each term's gradient reaches only what it should teach (see `stop`)."""
         stop = jax.lax.stop_gradient
-        key_text, key_trajectory, key_mask, key_context, key_noise, key_step, key_next, key_chain = jax.random.split(
-            key, 8
-        )
+        key_text, key_trajectory, key_mask, key_noise, key_step, key_next, key_chain = jax.random.split(key, 7)
         observations, actions = batch.observations, batch.actions
 
         # Independent dropout per prompt: one set of parameters serves no prompt, either, and both.
@@ -176,8 +174,8 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         trajectory = batch.prompt.replace(mask=batch.prompt.mask & keep)
         vectors = read_text(params, text), read_trajectory(params, trajectory)
         context = fuse_vectors(params, *vectors, has_text, has_trajectory)[:, None]
-        # Tasks between the train tasks have contexts between theirs: noise makes the networks smooth there.
-        context = context + agent.context_noise * jax.random.normal(key_context, context.shape)
+        if agent.detach_context:
+            context = stop(context)
 
         # What a context should know, be it of the text, the trajectory or both: the reward and the next observation of
         # any transition of its task. Each reader is taught this at every update, whatever dropout leaves of prompts.

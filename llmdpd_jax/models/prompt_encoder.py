@@ -29,9 +29,11 @@ class TextReader(nn.Module):
 
     @nn.compact
     def __call__(self, prompt: TextPrompt) -> Array:
-        is_number = (prompt.number_index >= 0)[..., None]
-        ordinals = jnp.clip(prompt.number_index, 0, self.max_numbers - 1)
-        tokens = jnp.where(is_number, nn.Embed(self.max_numbers, self.width, name="ordinal")(ordinals), 0.0)
+        tokens = jnp.zeros((*prompt.mask.shape, self.width))
+        if self.use_numbers:
+            is_number = ((prompt.number_index >= 0) & prompt.mask)[..., None]
+            ordinals = jnp.clip(prompt.number_index, 0, self.max_numbers - 1)
+            tokens = jnp.where(is_number, nn.Embed(self.max_numbers, self.width, name="ordinal")(ordinals), 0.0)
         if self.use_llm:
             tokens = tokens + nn.Dense(self.width, name="states")(prompt.states)
         for i in range(self.layers):

@@ -156,12 +156,10 @@ TRAIN_TEMPLATES = {
     "reach_spelled": "Reach the point with x {x_words} and y {y_words}.",
     "terse_list": "goal: [{x_long}, {y_long}]",
     "axes": "On the vertical axis aim for {y}; on the horizontal axis aim for {x}.",
-    "drive_until": "Starting in the middle of the plane, drive until you are {x_size} to the {right} of it and "
-    "{y_size} {above} it, then stay there.",
+    "drive_until": "Drive until you are {x_size} to the {right} of the middle and {y_size} {above} it.",
     "steer_spelled": "Steer {y_size_words} {above} and {x_size_words} {right} of the origin.",
     "log_line": "target_x: {x_plus} | target_y: {y_plus}",
-    "rewarded": "You are rewarded for being close to a hidden goal. It sits at (x, y) = ({x}, {y}), so get there as "
-    "fast as you can and do not leave it again.",
+    "hidden": "There is a hidden goal; it sits at (x, y) = ({x}, {y}), so be there soon.",
     "walk_compass": "Walk {x_size} {east}, {y_size} {north}.",
     "wanted_spelled": "The y coordinate you want is {y_words}, the x coordinate {x_words}.",
     "bring_short": "Please bring the robot to an x of {x_short} together with a y of {y_short}.",

@@ -12,7 +12,6 @@ from llmdpd_jax.models.layers import (
     AttentionPool,
     TransformerBlock,
     activation,
-    fourier_features,
     mish,
     step_embedding,
 )
@@ -31,15 +30,6 @@ def test_activations_by_name():
     np.testing.assert_allclose(activation("silu")(jnp.array(1.0)), 1 / (1 + np.exp(-1)), rtol=1e-6)
     with pytest.raises(UserError, match=r"activation: 'swishh' is unknown.*gelu.*mish.*relu.*silu"):
         activation("swishh")
-
-
-def test_fourier_features_by_hand():
-    x = np.array([[0.0, 0.3], [-1.0, 2.0]])
-    features = fourier_features(jnp.asarray(x), 3)
-    assert features.shape == (2, 2, 6)
-    for j, frequency in enumerate([np.pi / 2, np.pi, 2 * np.pi]):
-        np.testing.assert_allclose(features[..., j], np.sin(frequency * x), atol=1e-5)
-        np.testing.assert_allclose(features[..., 3 + j], np.cos(frequency * x), atol=1e-5)
 
 
 def test_step_embedding_by_hand():

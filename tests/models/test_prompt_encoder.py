@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from networks import make_text, make_trajectory, random_params
 
-from llmdpd_jax.models.layers import fourier_features
 from llmdpd_jax.models.prompt_encoder import PromptEncoder, TextReader, TrajectoryReader
 
 WIDTH = 8
@@ -111,22 +110,35 @@ def test_rewards_can_be_left_out():
     assert np.abs(without(changed) - without(trajectory)).max() > 1e-3
 
 
-def test_text_tokens_by_hand():
-    """Without attention layers and with one real token, the vector is a plain function of that token."""
-    reader = TextReader(4, frequencies=2, layers=0)
+def test_text_by_hand():
+    """Without attention layers and with one real token, which spells a number."""
+    reader = TextReader(4, slots=2, layers=0)
     text = make_text(length=2, real=2, width=3, numbers=(0.3,))
     text = dataclasses.replace(text, mask=np.array([False, True]))
     params = random_params(reader, text)
-    value = np.float32(0.3)
-    features = np.concatenate([[value], fourier_features(jnp.asarray(value), 2)])
-    numeric, out = params["numeric"]["Dense_0"], params["numeric_out"]
-    hidden = np.maximum(features @ numeric["kernel"] + numeric["bias"], 0.0)
-    token = params["bias"] + text.states[1] @ params["states"]["kernel"]
-    token = token + hidden @ out["kernel"] + out["bias"] + params["ordinal"]["embedding"][0]
+
+    def dense(name, x):
+        return x @ params[name]["kernel"] + params[name].get("bias", 0.0)
+
+    token = dense("states", text.states[1]) + params["ordinal"]["embedding"][0]
     token = (token - token.mean()) / np.sqrt(token.var() + 1e-6) * params["norm"]["scale"] + params["norm"]["bias"]
     values = np.einsum("d,dqh->qh", token, params["pool"]["values"]["kernel"]) + params["pool"]["values"]["bias"]
-    expected = values.reshape(4) @ params["pool"]["out"]["kernel"] + params["pool"]["out"]["bias"]
-    np.testing.assert_allclose(reader.apply({"params": params}, text), expected, atol=1e-5)
+    pooled = values.reshape(4) @ params["pool"]["out"]["kernel"] + params["pool"]["out"]["bias"]
+    # A slot takes the number or stays empty, whose score is 0.
+    taken = 1.0 / (1.0 + np.exp(-dense("slot_scores", token)))
+    slots = taken * dense("slot_factors", token) * 0.3
+    np.testing.assert_allclose(reader.apply({"params": params}, text), pooled + dense("slots", slots), atol=1e-5)
+
+
+def test_numbers_pass_linearly(text_reader):
+    """What the networks learn of train tasks' numbers holds between them: the vector is linear in the numbers."""
+    text = make_text()
+
+    def read(factor):
+        return text_reader(dataclasses.replace(text, numbers=text.numbers * np.float32(factor)))
+
+    assert np.abs(read(1.0) - read(0.0)).max() > 1e-2
+    np.testing.assert_allclose(read(3.0) - read(0.0), 3.0 * (read(1.0) - read(0.0)), rtol=1e-4, atol=1e-5)
 
 
 def test_more_numbers_than_ordinals_share_the_last_one():

@@ -44,7 +44,10 @@ SIDES = {
     **dict.fromkeys(("up", "above", "north"), ("y", 1)),
     **dict.fromkeys(("down", "below", "south"), ("y", -1)),
 }
-AXES = {"x": "x", "horizontal": "x", "target_x": "x", "y": "y", "vertical": "y", "target_y": "y"}
+AXES = {
+    **dict.fromkeys(("x", "horizontal", "target_x", "abscissa", "dx"), "x"),
+    **dict.fromkeys(("y", "vertical", "target_y", "ordinate", "dy"), "y"),
+}
 
 
 def read(text):

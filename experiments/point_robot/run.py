@@ -1,0 +1,81 @@
+"""The point_robot results of the README: the method over seeds, and what each half of the text prompt is worth.
+
+    python experiments/point_robot/run.py --out=runs/point_robot --seeds 0 1 2 --ablation-seeds 0
+
+Collects the data if they are not there, trains and evaluates every variant, merges all rows into
+`experiments/point_robot/results.json` and prints the README's table. Finished runs are reused, so it can be
+interrupted. Expected on two CPU cores: a few minutes per run; scores as in the README.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from llmdpd_jax.evaluation.aggregates import table_lines
+from llmdpd_jax.evaluation.results import RESULTS_FILE, load_results, merge_results, write_results
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+
+# Overrides of configs/point_robot.py. "" is the method itself.
+VARIANTS = {
+    "": [],
+    "LLM only": ["--config.model.use_numbers=False", "--config.text.hide_numbers=False"],
+    "numbers only": ["--config.model.use_llm=False"],
+    "random-initialised LLM": ["--config.text.random_init=True"],
+    "no prompt": ["--config.agent.text_dropout=1.0", "--config.agent.trajectory_dropout=1.0"],
+}
+MEDIUM = "medium data"  # the method itself on data whose own mean score is far below 50
+
+
+def llmdpd(*arguments: str) -> None:
+    """Runs a `llmdpd` command of this checkout; its failure ends the script."""
+    print("$ llmdpd", " ".join(arguments), flush=True)
+    subprocess.run([sys.executable, "-m", "llmdpd_jax", *arguments], check=True, cwd=ROOT)
+
+
+def run(variant: str, seed: int, quality: str, out: Path) -> Path:
+    """Trains and evaluates one variant; returns its run folder."""
+    data = f"data/point_robot_{quality}"
+    llmdpd("collect", "--family=point_robot", f"--quality={quality}", "--episodes=100", f"--out={data}")
+    folder = out / f"{(variant or 'method').replace(' ', '_')}-{seed}"
+    overrides = [f"--config.data.manifest={data}/tasks.json", f"--config.seed={seed}", *VARIANTS.get(variant, [])]
+    llmdpd("train", "--config=configs/point_robot.py", *overrides, f"--out={folder}")
+    if not (folder / RESULTS_FILE).exists():
+        llmdpd("evaluate", str(folder), f"--variant={variant}")
+    return folder
+
+
+def markdown(results) -> str:
+    """The table of the README: mean score with its interval, test tasks before train tasks."""
+    lines = ["| variant | prompt | wording | unseen tasks | train tasks |", "|---|---|---|---|---|"]
+    for line in table_lines(results.rows):
+        cells = [
+            "–" if entry is None else f"{entry.mean:.1f} [{entry.mean_interval[0]:.1f}, {entry.mean_interval[1]:.1f}]"
+            for entry in (line.test, line.train)
+        ]
+        wording = line.setting.wording.replace("_", "-") if "text" in line.setting.prompt else ""
+        lines.append(
+            f"| {line.setting.variant or 'method'} | {line.setting.prompt} | {wording} | {' | '.join(cells)} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs/point_robot")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the method")
+    parser.add_argument("--ablation-seeds", type=int, nargs="*", default=[0, 1, 2], help="of every other variant")
+    options = parser.parse_args()
+    out = options.out.absolute()
+    folders = [run("", seed, "mixed", out) for seed in options.seeds]
+    folders += [run(MEDIUM, seed, "medium", out) for seed in options.ablation_seeds]
+    folders += [run(variant, seed, "mixed", out) for variant in list(VARIANTS)[1:] for seed in options.ablation_seeds]
+    results = merge_results([load_results(folder) for folder in folders])
+    write_results(HERE / RESULTS_FILE, results)
+    print(markdown(results))
+
+
+if __name__ == "__main__":
+    main()
