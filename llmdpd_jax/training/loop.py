@@ -61,8 +61,11 @@ def make_train_call(agent: Agent, groups: int, group_size: int, prompt_length: i
 
 
 def automatic_discount(lengths: np.ndarray) -> float:
-    """1 - 1 / (mean episode length), within [0.9, 0.99]: values that look about one episode ahead. lengths [E]."""
-    return float(np.clip(1.0 - 1.0 / np.mean(lengths), 0.9, 0.99))
+    """1 - 2 / (mean episode length), within [0.9, 0.99]: values look as far ahead as an episode still lasts on average.
+
+    lengths [E], in steps.
+    """
+    return float(np.clip(1.0 - 2.0 / np.mean(lengths), 0.9, 0.99))
 
 
 def store_digest(store: Store) -> str:

@@ -23,6 +23,7 @@ SETTINGS = {
     "model_weight": 1.3,
     "text_dropout": 0.0,
     "trajectory_dropout": 0.0,
+    "prompt_step_dropout": 0.0,
     "discount": 0.9,
     "tau": 0.2,
     "ema_decay": 0.9,
@@ -76,6 +77,7 @@ def tiny_agent(changes=None) -> Tiny:
             "model.critic_activation": "silu",
             "diffusion.steps": 3,
             "optimiser.clip_norm": 1e9,
+            "agent.detach_context": False,
             **{f"agent.{name}": value for name, value in SETTINGS.items()},
             **(changes or {}),
         }
@@ -116,3 +118,9 @@ def tiny():
 def full_chain():
     """Differs in the policy improvement, and in what the denoiser predicts."""
     return tiny_agent({"agent.policy_improvement": "full_chain", "diffusion.parameterisation": "velocity"})
+
+
+@pytest.fixture(scope="session")
+def detached():
+    """Differs in what teaches the prompts."""
+    return tiny_agent({"agent.detach_context": True})

@@ -200,6 +200,29 @@ def test_a_loss_teaches_only_its_own(tiny, weight):
     assert taught == TAUGHT[weight]
 
 
+def test_a_detached_context_is_taught_by_outcomes_alone(detached):
+    for weight in WEIGHTS:
+        teaches = largest(gradient_of(detached, weight)["prompt_encoder"]) > 0.0
+        assert teaches == (weight == "model_weight"), weight
+
+
+def test_steps_left_out_of_the_trajectory_prompt_do_not_count(tiny):
+    """With nearly every step left out, an update depends far less often on the first step of the first prompt."""
+    observations = tiny.batch.prompt.observations.copy()
+    observations[0, 0] += 1.0
+    changed = dataclasses.replace(tiny.batch, prompt=tiny.batch.prompt.replace(observations=observations))
+
+    def reads(dropout):
+        pairs = [
+            [tiny.update(tiny.state, b, tiny.text, s, prompt_step_dropout=dropout)[1]["loss/model"] for s in range(60)]
+            for b in (tiny.batch, changed)
+        ]
+        return np.mean(np.array(pairs[0]) != np.array(pairs[1]))
+
+    assert reads(0.0) == 1.0
+    assert 0.2 < reads(0.6) < 0.7
+
+
 def test_full_chain_teaches_the_denoiser_alone(full_chain):
     taught = {name for name, tree in gradient_of(full_chain, "eta").items() if largest(tree) > 0.0}
     assert taught == {"denoiser"}
