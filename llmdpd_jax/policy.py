@@ -10,7 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmdpd_jax.agents.llmdpd import Context
-from llmdpd_jax.data.normalise import denormalise_action, normalise_observation, normalise_trajectory
+from llmdpd_jax.data.normalise import (
+    denormalise_action,
+    normalise_action,
+    normalise_observation,
+    normalise_trajectory,
+)
 from llmdpd_jax.diffusion.guidance import Guidance
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.llm.encoder import TextEncoder, encoder_settings
@@ -204,6 +209,17 @@ class Policy:
             return denormalise_action(statistics, action)
 
         return act
+
+    def values(self, observation: Array, action: Array, context: Context) -> Array:
+        """Every critic's value of actions [..., A] at observations [..., O], both in the environment's units.
+
+        Returns:
+          [ensemble, ...]: discounted return to come, in units of the training rewards' standard deviation.
+        """
+        statistics = self.checkpoint.statistics
+        observation = normalise_observation(statistics, jnp.asarray(observation, jnp.float32))
+        action = normalise_action(statistics, jnp.asarray(action, jnp.float32))
+        return self.checkpoint.agent.values(self.checkpoint.state.params, observation, action, context)
 
     def as_gymnasium_agent(self, context: Context, seed: int = 0, **options) -> Callable[[np.ndarray], np.ndarray]:
         """A plain function from an observation of a Gymnasium environment to an action, for one task.

@@ -189,6 +189,19 @@ class Plane(gym.Env):
         return self.position, -float(np.linalg.norm(self.position)), False, False, {}
 
 
+def test_values_are_those_of_the_critics_in_its_units(policy):
+    context = policy.prompt(text=[HERE, THERE])
+    observation, action = np.array([[0.1, 0.2], [0.3, -0.4]]), np.array([[1.0, -1.0], [0.5, 0.0]])
+    values = policy.values(observation, action, context)
+    checkpoint, units = policy.checkpoint, policy.checkpoint.statistics
+    assert values.shape == (policy.config.model.critic_ensemble, 2)
+    scaled = (observation - units.observation_mean) / units.observation_std  # actions lie in [-1, 1] already
+    np.testing.assert_allclose(
+        values, checkpoint.agent.values(checkpoint.state.params, scaled, action, context), rtol=1e-4
+    )
+    assert np.abs(values[:, 0] - policy.values(observation[::-1], action, context)[:, 0]).max() > 1e-4
+
+
 def test_gymnasium_loop(policy):
     def positions(agent):
         env = gym.wrappers.TimeLimit(Plane(), 6)

@@ -118,7 +118,8 @@ def collect(options) -> None:
         f"{done.manifest.path}: {len(done.manifest.tasks)} tasks x {options.episodes} episodes, mean return "
         f"{done.mean_return:.2f}, mean score {done.mean_score:.1f}{' (there already)' if done.reused else ''}"
     )
-    print(f"next: llmdpd train --config=configs/FILE.py --config.data.manifest={done.manifest.path} --out=runs/NAME")
+    config = Path("configs") / f"{options.family}.py"
+    print(f"next: llmdpd train --config={config} --config.data.manifest={done.manifest.path} --out=runs/NAME")
 
 
 def embed(options) -> None:

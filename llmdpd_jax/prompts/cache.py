@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
@@ -59,7 +60,13 @@ def cached_encode(encoder: Encoder, texts: Sequence[str], folder: str | Path, pr
         try:
             folder.mkdir(parents=True, exist_ok=True)
             encoded = encoder.encode_each(missing)
-            for i, tokens in track(encoded, "Embedding descriptions", total=len(missing), disable=not progress):
+            for i, tokens in track(
+                encoded,
+                "embedding descriptions",
+                total=len(missing),
+                disable=not progress,
+                console=Console(stderr=True),
+            ):
                 known[missing[i]] = tokens
                 _write(paths[missing[i]], tokens)
         except OSError as error:
