@@ -11,6 +11,6 @@ from llmdpd_jax.config import default_config
 def get_config():
     config = default_config()
     config.data.manifest = "data/quickstart/tasks.json"
-    config.train.steps = 6_000
-    config.train.checkpoint_every = 3_000
+    config.train.steps = 10_000
+    config.train.checkpoint_every = 5_000
     return config

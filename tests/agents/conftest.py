@@ -77,6 +77,7 @@ def tiny_agent(changes=None) -> Tiny:
             "model.critic_activation": "silu",
             "diffusion.steps": 3,
             "optimiser.clip_norm": 1e9,
+            "optimiser.learning_rate": 1e-3,
             "agent.detach_context": False,
             **{f"agent.{name}": value for name, value in SETTINGS.items()},
             **(changes or {}),

@@ -180,4 +180,4 @@ def test_a_run_folder_says_what_it_is(tiny_run, world):
     assert metadata["manifest"]["family"] == "point_robot" and metadata["observation_size"] == 2
     # An automatic discount is resolved in the checkpoint, and left automatic in the file that a rerun is compared with.
     assert config["agent"]["discount"] == 0.0
-    assert json.loads(metadata["config"])["agent"]["discount"] == pytest.approx(0.95)
+    assert json.loads(metadata["config"])["agent"]["discount"] == pytest.approx(0.9)
