@@ -228,10 +228,11 @@ def test_smollm2_sees_no_massive_activation(smollm2_file):
 
 @pytest.mark.weights
 def test_smollm2_tokens_of_numbers(smollm2_file):
-    encoder = TextEncoder(TextEncoderSettings(source=str(smollm2_file), layer=1))
-    item = encoder._tokenize("Go to (0.31, −0.42)")
-    prompt = encoder.encode(["Go to (0.31, −0.42)"])
-    pieces = [[item.text[slice(*item.offsets[t])] for t in np.flatnonzero(prompt.number_index[0] == k)] for k in (0, 1)]
+    text = "Go to (0.31, −0.42)"
+    encoder = TextEncoder(TextEncoderSettings(source=str(smollm2_file), layer=1, hide_numbers=False))
+    offsets = encoder._tokenize(text).offsets
+    prompt = encoder.encode([text])
+    pieces = [[text[slice(*offsets[t])] for t in np.flatnonzero(prompt.number_index[0] == k)] for k in (0, 1)]
     assert pieces[0] == ["0", ".", "3", "1"]
     assert "".join(pieces[1][-4:]) == "0.42"
     assert all("−" in piece for piece in pieces[1][:-4])
