@@ -56,6 +56,13 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--manifest", type=Path, help="embed every description of this tasks.json")
     sub.add_argument("--source", default="smollm2", help="LLM, as text.source of a config (default: %(default)s)")
 
+    sub = add(validation)
+    sub.add_argument("manifest", type=Path, help="tasks.json whose train tasks are divided")
+    sub.add_argument("--tasks", type=int, default=9, help="train tasks to hold out (default: %(default)s)")
+    sub.add_argument("--descriptions", type=int, default=0, help="descriptions per task to hold out (default: none)")
+    sub.add_argument("--seed", type=int, default=0, help="of the choice")
+    sub.add_argument("--out", type=Path, required=True, help="folder of the new tasks.json")
+
     sub = add(train)
     sub.add_argument("--out", type=Path, help="run folder; goes on if it holds a run of the same config")
     sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run, by its folder alone")
@@ -140,6 +147,17 @@ def embed(options) -> None:
     folder = cache_folder() / "embeddings"
     prompts = cached_encode(TextEncoder(TextEncoderSettings(options.source)), texts, folder, progress=True)
     print(f"{folder}: {len(texts)} descriptions of {options.manifest}, at most {prompts.mask.shape[1]} tokens")
+
+
+def validation(options) -> None:
+    """make a manifest in which held-out train tasks stand for the test tasks, to choose settings by"""
+    from llmdpd_jax.tasks.manifest import FILE_NAME, load_manifest, save_manifest
+    from llmdpd_jax.tasks.validation import validation_manifest
+
+    divided = validation_manifest(load_manifest(options.manifest), options.tasks, options.descriptions, options.seed)
+    saved = save_manifest(divided, options.out / FILE_NAME)
+    held_out = [task.name for task in saved.tasks if task.split == "test"]
+    print(f"{saved.path}: {len(saved.tasks) - len(held_out)} train tasks; held out: {', '.join(held_out)}")
 
 
 def train(options) -> None:

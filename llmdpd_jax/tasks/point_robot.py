@@ -20,7 +20,7 @@ from llmdpd_jax.tasks.wording import Wording, decimal, short, side, spelled
 HORIZON = 20
 STEP = 0.1  # displacement per unit of action
 TRAIN_TASKS, TEST_TASKS = 45, 15
-TASK_SEED = 20
+TASK_SEED = 2509
 REACH = HORIZON * STEP + 0.1  # farthest coordinate, with room for rounding
 
 
@@ -144,8 +144,8 @@ def phrases(parameters: Mapping[str, float]) -> dict[str, str]:
     }
 
 
-# Every way to say a number (signed, side words, compass, spelled out, y before x) occurs in a train template; the
-# held-out ones put them into sentences of another build.
+# Every way to say a number (signed, side words, compass, spelled out, y before x) occurs in a train template. The
+# held-out ones were written by somebody who had not read them, and before any policy was scored on them.
 TRAIN_TEMPLATES = {
     "navigate": "Navigate to position ({x}, {y})",
     "equations": "Go to x = {x}, y = {y}.",
@@ -191,8 +191,6 @@ TRAIN_TEMPLATES = {
     "bring_both": "The robot has to bring its y coordinate to {y} and its x coordinate to {x}, and keep both.",
     "lies_in": "What you want lies in the {north}, {y_size} from the start along that direction, and {x_size} to the "
     "{east}.",
-}
-HELD_OUT_TEMPLATES = {
     "place_to_be": "Coordinates of the place to be: y {y}, then x {x}.",
     "from_where": "From where you begin, what we look for is {x_size} to the {right} and {y_size} {up}; end there.",
     "compass_first": "Due {north} for {y_size}, due {east} for {x_size}: there it is.",
@@ -200,6 +198,25 @@ HELD_OUT_TEMPLATES = {
     "pays": "It pays to be near ({x}, {y}); nothing else matters in this task.",
     "waits_spelled": "Something waits for you {y_size_words} {above} your initial position, {x_size_words} to the "
     "{right} of that same spot.",
+}
+HELD_OUT_TEMPLATES = {
+    "classroom": "Class, please walk the dot over to where the horizontal coordinate equals {x} and the vertical "
+    "coordinate equals {y}.",
+    "surveyor": "Set the marker stake {y_size} units {north} and {x_size} units {east} of the datum at the origin.",
+    "ticket": "Expected behaviour: agent halts with pos.y == {y_plus} and pos.x == {x_plus}; stopping anywhere else "
+    "counts as a failure.",
+    "friend": "hey, come meet me {x_size} to the {right} and {y_size} {up} from where you're starting, ok?",
+    "game_master": "Your token begins at the heart of the board; the treasure lies {y_size_words} units {above} it and "
+    "{x_size_words} units to its {right}.",
+    "protocol": "Translate the probe until its abscissa reads {x_words} and its ordinate reads {y_words}, then hold it "
+    "stationary.",
+    "dispatch": "Driver, leave the depot, head {x_size} units {east}, then {y_size} units {north}, and drop the parcel "
+    "there.",
+    "waypoint": "Waypoint ({x_short}, {y_short}) is your final destination.",
+    "displacement": "Requesting a displacement of {y} along the y axis combined with {x} along the x axis, measured "
+    "from the starting spot.",
+    "choreographer": "From centre stage, drift {up} by {y_size}, slide {right} by {x_size}, and freeze on that mark "
+    "when the music stops.",
 }
 
 

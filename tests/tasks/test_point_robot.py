@@ -68,9 +68,9 @@ def test_tasks_are_fixed_distinct_and_exact_in_two_decimals():
     assert len({tuple(goal) for goal in goals}) == len({task.name for task in tasks}) == 60
     assert np.abs(goals).max() <= 1
     np.testing.assert_array_equal(goals, np.round(goals, 2))
-    assert tasks[1].name == "train-01" and tasks[1].parameters == {"goal_x": -0.76, "goal_y": 0.05}
+    assert tasks[1].name == "train-01" and tasks[1].parameters == {"goal_x": 0.03, "goal_y": 0.76}
     np.testing.assert_array_equal(
-        point_robot().parameter_array(tasks[1].parameters), np.array([-0.76, 0.05], np.float32)
+        point_robot().parameter_array(tasks[1].parameters), np.array([0.03, 0.76], np.float32)
     )
 
 

@@ -32,7 +32,7 @@ def test_descriptions_of_a_known_goal():
         assert expected in texts
     held_out = point_robot().descriptions({"goal_x": 0.31, "goal_y": -0.42}, held_out=True)
     assert len(set(held_out)) == len(HELD_OUT_TEMPLATES) >= 5
-    assert "Due south for 0.42, due east for 0.31: there it is." in held_out
+    assert "Waypoint (0.31, -0.42) is your final destination." in held_out
     assert not set(held_out) & set(texts)
 
 
