@@ -68,7 +68,7 @@ def default_config() -> ml_collections.ConfigDict:
     agent.prompt_step_dropout = 0.3  # probability that a step of the trajectory prompt is left out in training
     agent.detach_context = True  # prompts are taught by predicting reward and next observation alone (GENTLE)
     agent.eta = 1.0  # weight of the normalised Q term (Diffusion-QL: 1)
-    agent.cloning_weight = 0.01  # weight of the denoising loss beside it
+    agent.cloning_weight = 0.002  # weight of the denoising loss beside it, per variance of the logged actions
     agent.critic_weight = 1.0  # weight of the critic's loss
     agent.model_weight = 10.0  # weight of predicting reward and next observation from the context; 0 turns it off
     agent.discount = 0.0  # per step; 0 means automatic: 1 - 2 / (mean episode length), within [0.9, 0.99]

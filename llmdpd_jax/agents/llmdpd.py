@@ -24,6 +24,7 @@ from llmdpd_jax.models.prompt_encoder import PromptEncoder
 from llmdpd_jax.types import Array, Batch, TextPrompt, TrajectoryPrompt
 
 POLICY_IMPROVEMENTS = ("one_step", "full_chain")
+SMALLEST_SPREAD = 1e-4  # variance of actions in [-1, 1] below which the behaviour counts as deterministic
 
 
 @struct.dataclass
@@ -31,7 +32,7 @@ class TrainState:
     """Everything that training changes. The LLM's weights are not here: it is frozen and its states are data."""
 
     step: Array  # [] int32, updates done
-    params: dict  # prompt_encoder, denoiser, critic, model
+    params: dict  # prompt_encoder, denoiser, critic, model, behaviour
     target_critic: dict  # slow copy of params["critic"] for the critic's targets
     ema: dict  # slow copy of prompt_encoder and denoiser: the policy that acts
     opt_state: optax.OptState
@@ -91,6 +92,8 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
     critic = Critic(model.critic_ensemble, model.width, model.depth, model.critic_activation, model.critic_layer_norm)
     # Predicts reward and change of observation from (s, a, context): it teaches the prompt encoder what a task is.
     task_model = ConditionedMLP(1 + observation_size, model.model_width, 2)
+    # Predicts the logged action from (s, context): what it leaves unexplained is how widely the behaviour policy acted.
+    behaviour = ConditionedMLP(action_size, model.model_width, 2)
     optimiser = optax.chain(
         optax.clip_by_global_norm(config.optimiser.clip_norm),
         optax.adamw(
@@ -103,7 +106,7 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
 
     def init(key: Array, batch: Batch, text: TextPrompt) -> TrainState:
         """Initial state for inputs of the given shapes."""
-        keys = jax.random.split(key, 4)
+        keys = jax.random.split(key, 5)
         groups = batch.task_id.shape
         flags = jnp.ones(groups, bool)
         encoder_params = prompt_encoder.init(keys[0], text, batch.prompt, flags, flags)["params"]
@@ -114,6 +117,7 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
             "denoiser": denoiser.init(keys[1], batch.actions, k, batch.observations, context)["params"],
             "critic": critic.init(keys[2], batch.observations, batch.actions, context)["params"],
             "model": task_model.init(keys[3], batch.observations, batch.actions, context)["params"],
+            "behaviour": behaviour.init(keys[4], batch.observations, None, context)["params"],
         }
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -193,6 +197,13 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         target = process.network_target(diffusion.parameterisation, schedule, actions, k, noise)
         cloning_loss = jnp.mean((output - target) ** 2)
 
+        # How far an action may be moved from the logged ones is measured by how widely those vary around their mean: Q
+        # is known there and nowhere else. So narrow data are cloned closely, wide data are left to Q. The prediction is
+        # made from both prompts: not knowing the task would count as width.
+        mean_action = behaviour.apply({"params": params["behaviour"]}, observations, None, stop(told[-1])[:, None])
+        behaviour_loss = jnp.mean((mean_action - actions) ** 2)
+        spread = jnp.maximum(stop(behaviour_loss), SMALLEST_SPREAD)
+
         # Policy improvement: raise Q of the policy's own action (Diffusion-QL, arXiv 2208.06193, eq. 3), either through
         # the whole chain or through the clean action rebuilt in one step (EDP, arXiv 2305.20081, section 3.2).
         if agent.policy_improvement == "full_chain":
@@ -220,7 +231,8 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         critic_loss = jnp.mean((values - target_value) ** 2)
 
         loss = (
-            agent.cloning_weight * cloning_loss
+            agent.cloning_weight * cloning_loss / spread
+            + behaviour_loss
             + agent.eta * policy_loss
             + agent.critic_weight * critic_loss
             + agent.model_weight * model_loss
@@ -231,6 +243,8 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
             "loss/policy": policy_loss,
             "loss/critic": critic_loss,
             "loss/model": model_loss,
+            "loss/behaviour": behaviour_loss,
+            "spread": spread,
             "value/mean": jnp.mean(values),
             "value/policy": jnp.mean(value),
         }

@@ -1,4 +1,4 @@
-"""The critic: an ensemble of action values, and the model head that teaches the context what a task is."""
+"""The critic, an ensemble of action values, and the MLP that it and the agent's predictions are made of."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,7 +8,9 @@ from llmdpd_jax.types import Array
 
 
 class ConditionedMLP(nn.Module):
-    """MLP on (observation, action, context); layer norm keeps offline values from running away (Ball et al. 2023)."""
+    """MLP on (observation, action, context) or (observation, context); layer norm keeps offline values from
+    running away (Ball et al. 2023).
+    """
 
     outputs: int
     width: int = 256
@@ -17,14 +19,13 @@ class ConditionedMLP(nn.Module):
     layer_norm: bool = True
 
     @nn.compact
-    def __call__(self, observation: Array, action: Array, context: Array) -> Array:
-        """observation [..., O], action [..., A], context [..., C] -> [..., outputs]. The context broadcasts."""
+    def __call__(self, observation: Array, action: Array | None, context: Array) -> Array:
+        """observation [..., O], action [..., A] or None, context [..., C] -> [..., outputs]. The context broadcasts."""
         act = activation(self.activation)
-        hidden = (
-            nn.Dense(self.width, name="observation")(observation)
-            + nn.Dense(self.width, name="action", use_bias=False)(action)
-            + nn.Dense(self.width, name="context", use_bias=False)(context)
-        )
+        hidden = nn.Dense(self.width, name="observation")(observation)
+        hidden = hidden + nn.Dense(self.width, name="context", use_bias=False)(context)
+        if action is not None:
+            hidden = hidden + nn.Dense(self.width, name="action", use_bias=False)(action)
         for i in range(self.depth):
             if i > 0:
                 hidden = nn.Dense(self.width, name=f"hidden_{i}")(hidden)

@@ -1,6 +1,7 @@
 """Building blocks shared by the networks."""
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -75,14 +76,38 @@ class AttentionPool(nn.Module):
         return nn.Dense(self.width, name="out")(pooled.reshape(*pooled.shape[:-2], -1))
 
 
+def distance_slopes(key: Array, shape: tuple[int, int]) -> Array:
+    """Initial attention biases [heads, 2 * reach + 1] by distance -reach..reach: each head looks farther than the last.
+
+    The slopes of ALiBi (Press et al. 2022), on both sides.
+    """
+    del key
+    heads, distances = shape
+    away = jnp.abs(jnp.arange(distances) - distances // 2)
+    return -away / 2.0 ** jnp.arange(heads)[:, None]
+
+
 class TransformerBlock(nn.Module):
-    """Pre-norm self-attention and MLP: [..., L, D], mask [..., L] -> [..., L, D]."""
+    """Pre-norm self-attention and MLP: [..., L, D], mask [..., L] -> [..., L, D].
+
+    With a `reach`, attention has a learned bias for each distance from -reach to reach, farther tokens counting as the
+    farthest (T5, Raffel et al. 2020); without, tokens are a set.
+    """
 
     heads: int = 4
+    reach: int = 0
 
     @nn.compact
     def __call__(self, tokens: Array, mask: Array) -> Array:
-        attend = nn.MultiHeadDotProductAttention(num_heads=self.heads, name="attention")
+        bias = None
+        if self.reach:
+            biases = self.param("distance_bias", distance_slopes, (self.heads, 2 * self.reach + 1))
+            place = jnp.arange(tokens.shape[-2])
+            distance = jnp.clip(place - place[:, None], -self.reach, self.reach)  # [L, L], key minus query
+            bias = jnp.take(biases, distance + self.reach, axis=1)
+        attend = nn.MultiHeadDotProductAttention(
+            num_heads=self.heads, attention_fn=partial(nn.dot_product_attention, bias=bias), name="attention"
+        )
         tokens = tokens + attend(nn.LayerNorm()(tokens), mask=mask[..., None, None, :])
         hidden = nn.relu(nn.Dense(2 * tokens.shape[-1])(nn.LayerNorm()(tokens)))
         return tokens + nn.Dense(tokens.shape[-1])(hidden)

@@ -25,6 +25,7 @@ class TextReader(nn.Module):
     use_numbers: bool = True
     slots: int = 4
     layers: int = 1
+    reach: int = 8  # tokens; how near a word stands to a number says whether it is about it
     max_numbers: int = 8  # ordinals of numbers in a text; later ones share the last
 
     @nn.compact
@@ -37,7 +38,7 @@ class TextReader(nn.Module):
         if self.use_llm:
             tokens = tokens + nn.Dense(self.width, name="states")(prompt.states)
         for i in range(self.layers):
-            tokens = TransformerBlock(name=f"block_{i}")(tokens, prompt.mask)
+            tokens = TransformerBlock(reach=self.reach, name=f"block_{i}")(tokens, prompt.mask)
         tokens = nn.LayerNorm(name="norm")(tokens)
         read = AttentionPool(self.width, name="pool")(tokens, prompt.mask)
         if self.use_numbers:

@@ -144,61 +144,61 @@ def phrases(parameters: Mapping[str, float]) -> dict[str, str]:
     }
 
 
-# Every way to say a number (signed, side words, compass, spelled out, y before x) occurs in a train template. The
-# held-out ones were written by somebody who had not read them, and before any policy was scored on them.
-TRAIN_TEMPLATES = {
-    "navigate": "Navigate to position ({x}, {y})",
-    "equations": "Go to x = {x}, y = {y}.",
-    "lies_at": "The goal lies at y = {y} and x = {x}.",
-    "move_sides": "Move {x_size} to the {right} and {y_size} {up} from the origin.",
-    "head_compass": "Head {y_size} {north} and {x_size} {east} of the start.",
-    "coordinates": "Your target has horizontal coordinate {x} and vertical coordinate {y}.",
-    "reach_spelled": "Reach the point with x {x_words} and y {y_words}.",
-    "terse_list": "goal: [{x_long}, {y_long}]",
-    "axes": "On the vertical axis aim for {y}; on the horizontal axis aim for {x}.",
-    "drive_until": "Drive until you are {x_size} to the {right} of the middle and {y_size} {above} it.",
-    "steer_spelled": "Steer {y_size_words} {above} and {x_size_words} {right} of the origin.",
-    "log_line": "target_x: {x_plus} | target_y: {y_plus}",
-    "hidden": "There is a hidden goal; it sits at (x, y) = ({x}, {y}), so be there soon.",
-    "walk_compass": "Walk {x_size} {east}, {y_size} {north}.",
-    "wanted_spelled": "The y coordinate you want is {y_words}, the x coordinate {x_words}.",
-    "bring_short": "Please bring the robot to an x of {x_short} together with a y of {y_short}.",
-    "side_first": "{up} by {y_size}, {right} by {x_size}, and wait",
-    "shift": "Shift the vertical position by {y_plus}, the horizontal position by {x_plus}.",
-    "go_compass": "Go {north} {y_size}, then {east} {x_size}.",
-    "compass_list": "{east}: {x_size}, {north}: {y_size}",
-    "travel": "Travel {x_size} units {east} and then {y_size} units {north}.",
-    "y_x": "y: {y}, x: {x}",
-    "x_y": "x {x}, y {y}",
-    "vertical_first": "Vertical {y}, horizontal {x}.",
-    "highest": "The reward is highest at the point ({x}, {y}).",
-    "stay_close": "Stay close to [{x}, {y}].",
-    "find": "Find the spot whose y is {y} and whose x is {x}.",
-    "stop": "Stop once x is {x} and y is {y}.",
-    "finish_spelled": "Finish at x = {x_words}, y = {y_words}.",
-    "sides_spelled": "Go {x_size_words} {right}, then {y_size_words} {up}.",
-    "place_spelled": "The place is {y_size_words} {north} and {x_size_words} {east} of here.",
-    "relative": "Relative to the start, the goal is {y_size} {above} and {x_size} {right}.",
-    "will_find": "You will find the goal {x_size} to the {right} of the start and {y_size} {above} it.",
-    "delta": "dx = {x_plus}, dy = {y_plus}",
-    "json": '{{"x": {x}, "y": {y}}}',
-    "json_y": '{{"y": {y}, "x": {x}}}',
-    "ordinate": "The ordinate should become {y}, the abscissa {x}.",
-    "numbered": "First coordinate {x}, second coordinate {y}.",
-    "first_up": "First go {up} {y_size}, after that go {right} {x_size}.",
-    "to_the": "To the {right} {x_size}, and {up} {y_size}: that is where to stop.",
-    "hold": "Hold position at horizontal {x} and vertical {y}.",
-    "bring_both": "The robot has to bring its y coordinate to {y} and its x coordinate to {x}, and keep both.",
-    "lies_in": "What you want lies in the {north}, {y_size} from the start along that direction, and {x_size} to the "
-    "{east}.",
-    "place_to_be": "Coordinates of the place to be: y {y}, then x {x}.",
-    "from_where": "From where you begin, what we look for is {x_size} to the {right} and {y_size} {up}; end there.",
-    "compass_first": "Due {north} for {y_size}, due {east} for {x_size}: there it is.",
-    "rest_spelled": "Come to rest where x equals {x_words} while y equals {y_words}.",
-    "pays": "It pays to be near ({x}, {y}); nothing else matters in this task.",
-    "waits_spelled": "Something waits for you {y_size_words} {above} your initial position, {x_size_words} to the "
-    "{right} of that same spot.",
+# Train wordings are composed: every frame with every way to name a coordinate, in both orders. So neither the frame nor
+# the order gives away which number is which, and only reading the words beside a number does.
+FRAMES = {
+    "go": "Go to {a} and {b}.",
+    "list": "{a}, {b}",
+    "lies": "The goal lies at {a} and {b}, seen from the origin.",
+    "target": "target: {a} | {b}",
+    "find": "You will find the goal here: {a}; {b}.",
+    "hidden": "There is a hidden goal: {a}, together with {b}. Be there soon.",
+    "stop": "{a}. {b}. Stop there.",
+    "reward": "The reward is highest at {a} and at {b}.",
+    "bring": "Please bring the robot to the place with {a} as well as {b} and keep it there.",
+    "brackets": "[{a}, {b}]",
 }
+COORDINATES = {
+    "equals": ("x = {x}", "y = {y}"),
+    "named": ("x {x}", "y {y}"),
+    "json": ('"x": {x_plus}', '"y": {y_plus}'),
+    "horizontal": ("horizontal {x}", "vertical {y}"),
+    "coordinate": ("an x coordinate of {x_short}", "a y coordinate of {y_short}"),
+    "abscissa": ("the abscissa {x}", "the ordinate {y}"),
+    "on_axis": ("{x_long} on the horizontal axis", "{y_long} on the vertical axis"),
+    "is": ("its x is {x}", "its y is {y}"),
+    "spelled": ("x {x_words}", "y {y_words}"),
+    "compass": ("{x_size} {east}", "{y_size} {north}"),
+    "compass_first": ("{east} {x_size}", "{north} {y_size}"),
+    "compass_units": ("{x_size} units towards the {east}", "{y_size} units towards the {north}"),
+    "sides": ("{x_size} to the {right}", "{y_size} {up}"),
+    "sides_first": ("{right} by {x_size}", "{up} by {y_size}"),
+    "sides_above": ("{x_size} {right} of it", "{y_size} {above} it"),
+    "sides_spelled": ("{x_size_words} {right}", "{y_size_words} {up}"),
+    "above_spelled": ("{x_size_words} to the {right}", "{y_size_words} {above}"),
+}
+PAIRS = {
+    "navigate": "Navigate to position ({x}, {y})",
+    "terse": "goal: [{x_long}, {y_long}]",
+    "pair": "The reward is highest at the point ({x_plus}, {y_plus}).",
+    "xy": "There is a hidden goal; it sits at (x, y) = ({x}, {y}), so be there soon.",
+    "numbered": "First coordinate {x_short}, second coordinate {y_short}.",
+    "spelled_pair": "Stay close to {x_words}, {y_words}.",
+}
+
+
+def train_templates() -> dict[str, str]:
+    """Every composed wording and the pairs, by name."""
+    composed = {
+        f"{frame}_{name}_{'xy' if first == x else 'yx'}": sentence.format(a=first, b=second)
+        for frame, sentence in FRAMES.items()
+        for name, (x, y) in COORDINATES.items()
+        for first, second in ((x, y), (y, x))
+    }
+    return PAIRS | composed
+
+
+# Written by somebody who had not read the train wordings, and before any policy was scored on them.
 HELD_OUT_TEMPLATES = {
     "classroom": "Class, please walk the dot over to where the horizontal coordinate equals {x} and the vertical "
     "coordinate equals {y}.",
@@ -235,7 +235,7 @@ def point_robot() -> TaskFamily:
         tasks=make_tasks,
         behaviour=behaviour,
         wordings=(
-            *(Wording(name, template, held_out=False) for name, template in TRAIN_TEMPLATES.items()),
+            *(Wording(name, template, held_out=False) for name, template in train_templates().items()),
             *(Wording(name, template, held_out=True) for name, template in HELD_OUT_TEMPLATES.items()),
         ),
         phrases=phrases,

@@ -112,11 +112,33 @@ def test_losses_by_hand(tiny):
     outcome = np.concatenate([batch.rewards[..., None], batch.next_observations - batch.observations], -1)
     assert metrics["loss/model"] == pytest.approx(np.mean((predicted - outcome) ** 2), rel=1e-4)
 
+    # What is logged is predicted without seeing it, and from both prompts.
+    mean_action = ConditionedMLP(2, 8, 2).apply({"params": params["behaviour"]}, batch.observations, None, told[2])
+    mean_action = np.asarray(mean_action)
+    assert metrics["loss/behaviour"] == pytest.approx(np.mean((mean_action - batch.actions) ** 2), rel=1e-4)
+
+
+def test_narrow_data_are_cloned_closely(tiny):
+    """Actions that are predicted exactly: the denoising loss counts by its weight over the smallest variance."""
+    out = tiny.state.params["behaviour"]["out"]
+    out = {"kernel": np.zeros_like(out["kernel"]), "bias": np.full_like(out["bias"], 0.5)}
+    behaviour = {**tiny.state.params["behaviour"], "out": out}
+    state = tiny.state.replace(params={**tiny.state.params, "behaviour": behaviour})
+    for actions, spread in ((np.full((3, 4, 2), 0.5), 1e-4), (np.full((3, 4, 2), 0.3), 0.04)):
+        batch = dataclasses.replace(tiny.batch, actions=actions.astype(np.float32))
+        weights = {weight: float(weight == "cloning_weight") for weight in WEIGHTS}
+        metrics = tiny.update(state, batch, tiny.text, **weights)[1]
+        assert metrics["spread"] == pytest.approx(spread, rel=1e-5)
+        expected = metrics["loss/cloning"] / spread + metrics["loss/behaviour"]
+        assert metrics["loss/total"] == pytest.approx(expected, rel=1e-5)
+
 
 def test_the_total_is_the_weighted_sum(done):
     metrics = done[1]
-    parts = [metrics[f"loss/{name}"] for name in ("cloning", "policy", "critic", "model")]
-    assert metrics["loss/total"] == pytest.approx(np.dot(parts, [0.3, 0.7, 1.1, 1.3]), rel=1e-5)
+    parts = [metrics[f"loss/{name}"] for name in ("cloning", "policy", "critic", "model", "behaviour")]
+    assert metrics["spread"] == metrics["loss/behaviour"] > 0.01
+    weights = [0.3 / metrics["spread"], 0.7, 1.1, 1.3, 1.0]
+    assert metrics["loss/total"] == pytest.approx(np.dot(parts, weights), rel=1e-5)
 
 
 def test_the_cloning_loss_of_velocity_by_hand(full_chain):
@@ -143,7 +165,7 @@ def test_init_starts_the_slow_copies_at_the_parameters(tiny):
     assert state.step == 0
     assert_trees_close(state.target_critic, state.params["critic"], rtol=0)
     assert_trees_close(state.ema, {name: state.params[name] for name in ("prompt_encoder", "denoiser")}, rtol=0)
-    assert set(state.params) == {"prompt_encoder", "denoiser", "critic", "model"}
+    assert set(state.params) == {"prompt_encoder", "denoiser", "critic", "model", "behaviour"}
     assert largest(optax.tree_utils.tree_get(state.opt_state, "mu")) == 0.0
 
 
@@ -197,7 +219,7 @@ def gradient_of(tiny, weight):
 @pytest.mark.parametrize("weight", WEIGHTS)
 def test_a_loss_teaches_only_its_own(tiny, weight):
     taught = {name for name, tree in gradient_of(tiny, weight).items() if largest(tree) > 0.0}
-    assert taught == TAUGHT[weight]
+    assert taught == TAUGHT[weight] | {"behaviour"}  # whose loss always counts, and teaches nothing else
 
 
 def test_a_detached_context_is_taught_by_outcomes_alone(detached):
@@ -225,7 +247,7 @@ def test_steps_left_out_of_the_trajectory_prompt_do_not_count(tiny):
 
 def test_full_chain_teaches_the_denoiser_alone(full_chain):
     taught = {name for name, tree in gradient_of(full_chain, "eta").items() if largest(tree) > 0.0}
-    assert taught == {"denoiser"}
+    assert taught == {"denoiser", "behaviour"}
 
 
 @pytest.mark.parametrize("name", ["tiny", "full_chain"])

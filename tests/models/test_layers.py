@@ -66,7 +66,11 @@ def tokens():
     return jax.random.normal(jax.random.key(0), (2, 5, 8))
 
 
-@pytest.fixture(scope="module", params=[AttentionPool(8), TransformerBlock()], ids=["pool", "block"])
+@pytest.fixture(
+    scope="module",
+    params=[AttentionPool(8), TransformerBlock(), TransformerBlock(reach=2)],
+    ids=["pool", "block", "near"],
+)
 def layer(request, tokens):
     """A function (tokens, mask) -> real outputs only, of a layer with parameters drawn at random."""
     params = random_params(request.param, tokens, MASK)
@@ -113,3 +117,41 @@ def test_attention_pool_by_hand(tokens):
 def test_nothing_to_read_is_still_finite(layer, tokens):
     gradient = jax.grad(lambda t: layer(t, jnp.zeros_like(MASK)).sum())(tokens)
     assert np.isfinite(layer(tokens, jnp.zeros_like(MASK))).all() and np.isfinite(gradient).all()
+
+
+def attend_by_hand(params, tokens, reach):
+    """Where the block's attention, of one head, makes each token look: [L, L]."""
+    normed = (tokens - tokens.mean(-1, keepdims=True)) / np.sqrt(tokens.var(-1, keepdims=True) + 1e-6)
+    normed = normed * params["LayerNorm_0"]["scale"] + params["LayerNorm_0"]["bias"]
+    query, key = (
+        normed @ params["attention"][name]["kernel"][:, 0] + params["attention"][name]["bias"][0]
+        for name in ("query", "key")
+    )
+    scores = query @ key.T / np.sqrt(query.shape[-1])
+    for i in range(len(tokens)):
+        for j in range(len(tokens)):
+            scores[i, j] += params["distance_bias"][0, np.clip(j - i, -reach, reach) + reach]
+    return np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+
+
+def test_attention_knows_distances(tokens):
+    """Parity with attention written out, for a block of one head whose MLP adds nothing."""
+    one, block = np.asarray(tokens[0]), TransformerBlock(heads=1, reach=2)
+    mask = jnp.ones((1, 5), bool)
+    params = jax.tree.map(np.asarray, random_params(block, tokens[:1], mask, scale=0.5))
+    params["Dense_1"] = jax.tree.map(np.zeros_like, params["Dense_1"])
+    weights = attend_by_hand(params, one, reach=2)
+    normed = (one - one.mean(-1, keepdims=True)) / np.sqrt(one.var(-1, keepdims=True) + 1e-6)
+    normed = normed * params["LayerNorm_0"]["scale"] + params["LayerNorm_0"]["bias"]
+    attention = params["attention"]
+    values = normed @ attention["value"]["kernel"][:, 0] + attention["value"]["bias"][0]
+    expected = one + weights @ values @ attention["out"]["kernel"][0] + attention["out"]["bias"]
+    np.testing.assert_allclose(block.apply({"params": params}, tokens[:1], mask)[0], expected, atol=1e-4)
+
+
+def test_distance_biases_begin_with_a_slope_per_head():
+    block = TransformerBlock(heads=4, reach=3)
+    tokens, mask = jnp.zeros((5, 8)), jnp.ones(5, bool)
+    biases = block.init(jax.random.key(0), tokens, mask)["params"]["distance_bias"]
+    np.testing.assert_allclose(biases[0], [-3, -2, -1, 0, -1, -2, -3])
+    np.testing.assert_allclose(biases[3], np.array([-3, -2, -1, 0, -1, -2, -3]) / 8)
