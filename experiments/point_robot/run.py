@@ -1,15 +1,18 @@
 """The point_robot results of the README: the method over seeds, and what each half of the text prompt is worth.
 
-    python experiments/point_robot/run.py --out=runs/point_robot --seeds 0 1 2 --ablation-seeds 0
+    python experiments/point_robot/run.py --out=runs/point_robot --seeds 0 1 2 --ablation-seeds 0 --jobs=2
 
 Collects the data if they are not there, trains and evaluates every variant, merges all rows into
 `experiments/point_robot/results.json` and prints the README's table. Finished runs are reused, so it can be
-interrupted. Expected: about seven minutes per run on one CPU core; scores as in the README.
+interrupted. Expected: about seven minutes per run on one CPU core, `--jobs` of them side by side; scores as in the
+README.
 """
 
 import argparse
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from llmdpd_jax.evaluation.aggregates import table_lines
@@ -32,13 +35,22 @@ MEDIUM = "medium data"  # the method itself on data whose own mean score is far 
 def llmdpd(*arguments: str) -> None:
     """Runs a `llmdpd` command of this checkout; its failure ends the script."""
     print("$ llmdpd", " ".join(arguments), flush=True)
-    subprocess.run([sys.executable, "-m", "llmdpd_jax", *arguments], check=True, cwd=ROOT)
+    # One thread of matrix products per run: several runs then share the cores without waiting for each other.
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+    subprocess.run(
+        [sys.executable, "-m", "llmdpd_jax", *arguments], check=True, cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags}
+    )
+
+
+def collect(quality: str) -> None:
+    """Logs the data, unless they are there."""
+    out = f"data/point_robot_{quality}"
+    llmdpd("collect", "--family=point_robot", f"--quality={quality}", "--episodes=100", f"--out={out}")
 
 
 def run(variant: str, seed: int, quality: str, out: Path) -> Path:
     """Trains and evaluates one variant; returns its run folder."""
     data = f"data/point_robot_{quality}"
-    llmdpd("collect", "--family=point_robot", f"--quality={quality}", "--episodes=100", f"--out={data}")
     folder = out / f"{(variant or 'method').replace(' ', '_')}-{seed}"
     overrides = [f"--config.data.manifest={data}/tasks.json", f"--config.seed={seed}", *VARIANTS.get(variant, [])]
     llmdpd("train", "--config=configs/point_robot.py", *overrides, f"--out={folder}")
@@ -69,11 +81,15 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the method")
     parser.add_argument("--ablation-seeds", type=int, nargs="*", default=[0, 1, 2], help="of every other variant")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one core each")
     options = parser.parse_args()
-    out = options.out
-    folders = [run("", seed, "mixed", out) for seed in options.seeds]
-    folders += [run(MEDIUM, seed, "medium", out) for seed in options.ablation_seeds]
-    folders += [run(variant, seed, "mixed", out) for variant in list(VARIANTS)[1:] for seed in options.ablation_seeds]
+    plan = [("", seed, "mixed") for seed in options.seeds]
+    plan += [(MEDIUM, seed, "medium") for seed in options.ablation_seeds]
+    plan += [(variant, seed, "mixed") for variant in list(VARIANTS)[1:] for seed in options.ablation_seeds]
+    for quality in dict.fromkeys(quality for _, _, quality in plan):
+        collect(quality)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        folders = list(pool.map(lambda one: run(*one, options.out), plan))
     results = merge_results([load_results(ROOT / folder) for folder in folders])
     write_results(HERE / RESULTS_FILE, results)
     print(markdown(results))
