@@ -15,6 +15,7 @@ from flax import struct
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.tasks.environment import State, TaskEnv
 from llmdpd_jax.tasks.family import QUALITIES, Behaviour, PlaneView, Task, TaskFamily
+from llmdpd_jax.tasks.point_robot_wordings import HELD_OUT_TEMPLATES, train_templates
 from llmdpd_jax.tasks.wording import Wording, decimal, short, side, spelled
 
 HORIZON = 20
@@ -142,82 +143,6 @@ def phrases(parameters: Mapping[str, float]) -> dict[str, str]:
         "north": side(y, "north", "south"),
         "above": side(y, "above", "below"),
     }
-
-
-# Train wordings are composed: every frame with every way to name a coordinate, in both orders. So neither the frame nor
-# the order gives away which number is which, and only reading the words beside a number does.
-FRAMES = {
-    "go": "Go to {a} and {b}.",
-    "list": "{a}, {b}",
-    "lies": "The goal lies at {a} and {b}, seen from the origin.",
-    "target": "target: {a} | {b}",
-    "find": "You will find the goal here: {a}; {b}.",
-    "hidden": "There is a hidden goal: {a}, together with {b}. Be there soon.",
-    "stop": "{a}. {b}. Stop there.",
-    "reward": "The reward is highest at {a} and at {b}.",
-    "bring": "Please bring the robot to the place with {a} as well as {b} and keep it there.",
-    "brackets": "[{a}, {b}]",
-}
-COORDINATES = {
-    "equals": ("x = {x}", "y = {y}"),
-    "named": ("x {x}", "y {y}"),
-    "json": ('"x": {x_plus}', '"y": {y_plus}'),
-    "horizontal": ("horizontal {x}", "vertical {y}"),
-    "coordinate": ("an x coordinate of {x_short}", "a y coordinate of {y_short}"),
-    "abscissa": ("the abscissa {x}", "the ordinate {y}"),
-    "on_axis": ("{x_long} on the horizontal axis", "{y_long} on the vertical axis"),
-    "is": ("its x is {x}", "its y is {y}"),
-    "spelled": ("x {x_words}", "y {y_words}"),
-    "compass": ("{x_size} {east}", "{y_size} {north}"),
-    "compass_first": ("{east} {x_size}", "{north} {y_size}"),
-    "compass_units": ("{x_size} units towards the {east}", "{y_size} units towards the {north}"),
-    "sides": ("{x_size} to the {right}", "{y_size} {up}"),
-    "sides_first": ("{right} by {x_size}", "{up} by {y_size}"),
-    "sides_above": ("{x_size} {right} of it", "{y_size} {above} it"),
-    "sides_spelled": ("{x_size_words} {right}", "{y_size_words} {up}"),
-    "above_spelled": ("{x_size_words} to the {right}", "{y_size_words} {above}"),
-}
-PAIRS = {
-    "navigate": "Navigate to position ({x}, {y})",
-    "terse": "goal: [{x_long}, {y_long}]",
-    "pair": "The reward is highest at the point ({x_plus}, {y_plus}).",
-    "xy": "There is a hidden goal; it sits at (x, y) = ({x}, {y}), so be there soon.",
-    "numbered": "First coordinate {x_short}, second coordinate {y_short}.",
-    "spelled_pair": "Stay close to {x_words}, {y_words}.",
-}
-
-
-def train_templates() -> dict[str, str]:
-    """Every composed wording and the pairs, by name."""
-    composed = {
-        f"{frame}_{name}_{'xy' if first == x else 'yx'}": sentence.format(a=first, b=second)
-        for frame, sentence in FRAMES.items()
-        for name, (x, y) in COORDINATES.items()
-        for first, second in ((x, y), (y, x))
-    }
-    return PAIRS | composed
-
-
-# Written by somebody who had not read the train wordings, and before any policy was scored on them.
-HELD_OUT_TEMPLATES = {
-    "classroom": "Class, please walk the dot over to where the horizontal coordinate equals {x} and the vertical "
-    "coordinate equals {y}.",
-    "surveyor": "Set the marker stake {y_size} units {north} and {x_size} units {east} of the datum at the origin.",
-    "ticket": "Expected behaviour: agent halts with pos.y == {y_plus} and pos.x == {x_plus}; stopping anywhere else "
-    "counts as a failure.",
-    "friend": "hey, come meet me {x_size} to the {right} and {y_size} {up} from where you're starting, ok?",
-    "game_master": "Your token begins at the heart of the board; the treasure lies {y_size_words} units {above} it and "
-    "{x_size_words} units to its {right}.",
-    "protocol": "Translate the probe until its abscissa reads {x_words} and its ordinate reads {y_words}, then hold it "
-    "stationary.",
-    "dispatch": "Driver, leave the depot, head {x_size} units {east}, then {y_size} units {north}, and drop the parcel "
-    "there.",
-    "waypoint": "Waypoint ({x_short}, {y_short}) is your final destination.",
-    "displacement": "Requesting a displacement of {y} along the y axis combined with {x} along the x axis, measured "
-    "from the starting spot.",
-    "choreographer": "From centre stage, drift {up} by {y_size}, slide {right} by {x_size}, and freeze on that mark "
-    "when the music stops.",
-}
 
 
 @functools.cache

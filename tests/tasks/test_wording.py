@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from llmdpd_jax.tasks.point_robot import COORDINATES, FRAMES, HELD_OUT_TEMPLATES, PAIRS, point_robot, train_templates
+from llmdpd_jax.tasks.point_robot import point_robot
+from llmdpd_jax.tasks.point_robot_wordings import HELD_OUT_TEMPLATES, train_templates
 from llmdpd_jax.tasks.wording import decimal, short, side, spelled
 
 
@@ -19,16 +20,15 @@ def test_numbers_are_written_as_their_names_say():
 
 def test_descriptions_of_a_known_goal():
     texts = point_robot().descriptions({"goal_x": 0.31, "goal_y": -0.42}, held_out=False)
-    assert len(texts) == len(set(texts)) == len(PAIRS) + 2 * len(FRAMES) * len(COORDINATES) > 300
+    assert len(texts) == len(set(texts)) == len(train_templates()) > 250
     for expected in (
         "Navigate to position (0.31, -0.42)",
         "Go to x = 0.31 and y = -0.42.",
         "Go to y = -0.42 and x = 0.31.",
-        "target: 0.31 to the right | 0.42 down",
-        "You will find the goal here: 0.42 south; 0.31 east.",
+        "robot.move_to(y minus zero point four two, x zero point three one); wait until arrived; return success",
+        "The charger can be found using right by 0.31, and, if the old floor plan is still to be trusted, also down by "
+        "0.42.",
         "goal: [0.310, -0.420]",
-        "zero point four two down. zero point three one right. Stop there.",
-        '["x": +0.31, "y": -0.42]',
     ):
         assert expected in texts
     held_out = point_robot().descriptions({"goal_x": 0.31, "goal_y": -0.42}, held_out=True)
