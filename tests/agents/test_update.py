@@ -288,13 +288,16 @@ def test_policy_gradient_is_that_of_finite_differences(request, name):
 
 
 def test_without_prompts_the_update_does_not_depend_on_them(tiny):
-    # The head that predicts outcomes teaches both readers whatever is dropped; it is off here.
-    dropout = {"text_dropout": 1.0, "trajectory_dropout": 1.0, "model_weight": 0.0}
+    # The heads that predict outcomes and actions read both prompts whatever is dropped; what they weigh is off here.
+    dropout = {"text_dropout": 1.0, "trajectory_dropout": 1.0, "model_weight": 0.0, "cloning_weight": 0.0}
     first = tiny.update(tiny.state, tiny.batch, tiny.text, **dropout)
     batch = dataclasses.replace(tiny.batch, prompt=make_trajectory(9, (3,)))
     other = tiny.update(tiny.state, batch, make_text(9, (3,), numbers=(4.0, 2.0)), **dropout)
-    assert first[1].pop("loss/model") != other[1].pop("loss/model")  # reported, but it weighs nothing
-    assert_trees_close(other, first, rtol=0)
+    for name in ("loss/model", "loss/behaviour", "spread", "loss/total", "grad_norm"):
+        assert first[1].pop(name) != other[1].pop(name)
+    assert_trees_close(other[1], first[1], rtol=0)
+    for name in set(first[0].params) - {"behaviour"}:
+        assert_trees_close(other[0].params[name], first[0].params[name], rtol=0)
     readers = gradient(first[0])["prompt_encoder"]
     assert largest(readers["text_reader"]) == largest(readers["trajectory_reader"]) == 0.0
     assert largest(readers["null"]) > 0.0

@@ -46,8 +46,8 @@ SIDES = {
     **dict.fromkeys(("down", "below", "south"), ("y", -1)),
 }
 AXES = {
-    **dict.fromkeys(("x", "horizontal", "target_x", "abscissa", "dx"), "x"),
-    **dict.fromkeys(("y", "vertical", "target_y", "ordinate", "dy"), "y"),
+    **dict.fromkeys(("x", "horizontal", "goal_x", "abscissa", "sideways"), "x"),
+    **dict.fromkeys(("y", "vertical", "goal_y", "ordinate"), "y"),
 }
 
 
