@@ -3,9 +3,9 @@
     python experiments/point_robot/run.py --out=runs/point_robot --seeds 0 1 2 --ablation-seeds 0 --jobs=2
 
 Collects the data if they are not there, trains and evaluates every variant, merges all rows into
-`experiments/point_robot/results.json` and prints the README's table. Finished runs are reused, so it can be
-interrupted. Expected: about seven minutes per run on one CPU core, `--jobs` of them side by side; scores as in the
-README.
+`experiments/point_robot/results.json`, draws `docs/trajectories.png` and prints the README's table. Finished runs are
+reused, so it can be interrupted. Expected: about eight minutes per run on one CPU core, `--jobs` of them side by side
+("LLM only" longer, for the LLM then reads the wordings of every task anew); scores as in the README.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from llmdpd_jax.evaluation.aggregates import table_lines
+from llmdpd_jax.evaluation.figures import ROLLOUTS_FILE, all_tasks_picture, load_rollouts, png
 from llmdpd_jax.evaluation.results import RESULTS_FILE, load_results, merge_results, write_results
 
 HERE = Path(__file__).parent
@@ -92,6 +93,8 @@ def main() -> None:
         folders = list(pool.map(lambda one: run(*one, options.out), plan))
     results = merge_results([load_results(ROOT / folder) for folder in folders])
     write_results(HERE / RESULTS_FILE, results)
+    picture = all_tasks_picture(load_rollouts(ROOT / folders[0] / ROLLOUTS_FILE))
+    (ROOT / "docs" / "trajectories.png").write_bytes(png(picture))
     print(markdown(results))
 
 

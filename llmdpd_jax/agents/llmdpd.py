@@ -253,7 +253,7 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
     def update(state: TrainState, batch: Batch, text: TextPrompt, key: Array) -> tuple[TrainState, dict[str, Array]]:
         """One gradient step on all networks, then the slow copies follow."""
         grads, metrics = jax.grad(total_loss, has_aux=True)(state.params, state, batch, text, key)
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         acting = {name: params[name] for name in state.ema}
