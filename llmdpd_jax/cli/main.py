@@ -139,14 +139,16 @@ def embed(options) -> None:
     if options.manifest is None:
         raise UserError("embed: give --fetch, or --manifest=tasks.json")
     from llmdpd_jax.models.llm.encoder import TextEncoder, TextEncoderSettings
-    from llmdpd_jax.prompts.cache import cached_encode
+    from llmdpd_jax.prompts.cache import cached_prompts
     from llmdpd_jax.tasks.manifest import load_manifest
 
     manifest = load_manifest(options.manifest)
     texts = [d for task in manifest.tasks for d in (*task.descriptions, *task.held_out_descriptions)]
     folder = cache_folder() / "embeddings"
-    prompts = cached_encode(TextEncoder(TextEncoderSettings(options.source)), texts, folder, progress=True)
-    print(f"{folder}: {len(texts)} descriptions of {options.manifest}, at most {prompts.mask.shape[1]} tokens")
+    prompts = cached_prompts(TextEncoder(TextEncoderSettings(options.source)), texts, folder, progress=True)
+    print(
+        f"{folder}: {len(texts)} descriptions of {options.manifest}, at most {max(len(p.mask) for p in prompts)} tokens"
+    )
 
 
 def validation(options) -> None:

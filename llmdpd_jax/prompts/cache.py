@@ -34,6 +34,13 @@ class Encoder(Protocol):
 
 
 def cached_encode(encoder: Encoder, texts: Sequence[str], folder: str | Path, progress: bool = False) -> TextPrompt:
+    """As `cached_prompts`, stacked: TextPrompt of NumPy arrays [B, L, ...], L being the length of the longest."""
+    return pad_and_stack(cached_prompts(encoder, texts, folder, progress))
+
+
+def cached_prompts(
+    encoder: Encoder, texts: Sequence[str], folder: str | Path, progress: bool = False
+) -> list[TextPrompt]:
     """Encodes texts, taking from `folder` what was encoded before and adding to it what was not.
 
     An entry belongs to one text and one `encoder.identity`: another model, layer or option never meets it. Entries that
@@ -45,7 +52,7 @@ def cached_encode(encoder: Encoder, texts: Sequence[str], folder: str | Path, pr
         folder: made if it does not exist.
         progress: whether to show a progress bar while encoding.
 
-    Returns: TextPrompt of NumPy arrays [B, L, ...], L being the length of the longest.
+    Returns: B prompts of NumPy arrays [L_i, ...]. Those that are one text to the LLM hold the same array of states.
     Raises: UserError for texts that are not non-empty strings, or a folder that cannot be written.
     """
     readings = [encoder.read(text) for text in check_texts(texts)]
@@ -71,7 +78,7 @@ def cached_encode(encoder: Encoder, texts: Sequence[str], folder: str | Path, pr
                 _write(paths[missing[i]], tokens)
         except OSError as error:
             raise UserError(f"{folder}: embeddings cannot be kept there ({error})") from error
-    return pad_and_stack([make_text_prompt(reading, known[reading.text]) for reading in readings])
+    return [make_text_prompt(reading, known[reading.text]) for reading in readings]
 
 
 def _file_name(identity: str, text: str) -> str:

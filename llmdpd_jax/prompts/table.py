@@ -1,6 +1,5 @@
 """The text prompts of many tasks on the device, and drawing one per task inside jit."""
 
-import hashlib
 from collections.abc import Sequence
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from llmdpd_jax.prompts.text import pad_and_stack
 from llmdpd_jax.types import Array, TextPrompt, TextStatistics
 
 
@@ -24,13 +24,18 @@ class TextTable:
     counts: Array  # [N] int32, how many entries of the row are real
 
 
-def make_table(prompts: TextPrompt, counts: Sequence[int]) -> TextTable:
-    """The table of P descriptions [P, L, ...], listed task after task, `counts[n]` (>= 1) of them for task n."""
-    states = np.asarray(prompts.states)
-    first: dict[bytes, int] = {}
-    state_rows = [first.setdefault(hashlib.sha256(one.tobytes()).digest(), len(first)) for one in states]
-    _, places = np.unique(state_rows, return_index=True)
-    arrays = states[places], np.asarray(state_rows, np.int32), prompts.mask, prompts.numbers, prompts.number_index
+def make_table(prompts: Sequence[TextPrompt], counts: Sequence[int]) -> TextTable:
+    """The table of P descriptions [L_p, ...], listed task after task, `counts[n]` (>= 1) of them for task n.
+
+    Descriptions that hold the same array of states (`cached_prompts`) share it, so that the table is as large as what
+    the LLM read, not as what was written.
+    """
+    distinct: dict[int, int] = {}
+    state_rows = [distinct.setdefault(id(prompt.states), len(distinct)) for prompt in prompts]
+    _, first = np.unique(state_rows, return_index=True)
+    states = pad_and_stack([prompts[i] for i in first]).states
+    channel = pad_and_stack([prompt.replace(states=prompt.states[:, :0]) for prompt in prompts])
+    arrays = states, np.asarray(state_rows, np.int32), channel.mask, channel.numbers, channel.number_index
     return TextTable(*map(jnp.asarray, (*arrays, *make_rows(counts))))
 
 
@@ -41,15 +46,35 @@ def make_rows(counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(rows).astype(np.int32), np.asarray(counts, np.int32)
 
 
-def text_statistics(prompts: TextPrompt) -> TextStatistics:
-    """Mean and spread of the real tokens' states and size of the numbers. prompts [P, L, ...] of train tasks only."""
-    states = np.asarray(prompts.states)[np.asarray(prompts.mask)]
-    numbers = np.asarray(prompts.numbers)[np.asarray(prompts.number_index) >= 0]
+def text_statistics(table: TextTable) -> TextStatistics:
+    """Mean and spread of the states of all descriptions' real tokens, and size of their numbers.
+
+    table: of train tasks only, in the LLM's own units.
+    """
+    states, numbers = np.asarray(table.states), np.asarray(table.numbers)[np.asarray(table.number_index) >= 0]
+    # States count as often as descriptions share them.
+    weights = np.bincount(table.state_rows)[:, None] * _state_masks(table)
+    weights = (weights / weights.sum())[..., None]
+    mean = np.sum(weights * states, axis=(0, 1))
     return TextStatistics(
-        state_mean=jnp.asarray(states.mean(axis=0), jnp.float32),
-        state_std=jnp.asarray(states.std(axis=0) + 1e-6, jnp.float32),
+        state_mean=jnp.asarray(mean, jnp.float32),
+        state_std=jnp.asarray(np.sqrt(np.sum(weights * (states - mean) ** 2, axis=(0, 1))) + 1e-6, jnp.float32),
         number_scale=jnp.asarray(max(np.sqrt(np.mean(numbers**2)), 1e-6) if numbers.size else 1.0, jnp.float32),
     )
+
+
+def normalise_table(statistics: TextStatistics, table: TextTable) -> TextTable:
+    """A table in the networks' units; padded tokens become 0."""
+    states = (table.states - statistics.state_mean) / statistics.state_std
+    return table.replace(
+        states=jnp.where(_state_masks(table)[..., None], states, 0.0), numbers=table.numbers / statistics.number_scale
+    )
+
+
+def _state_masks(table: TextTable) -> np.ndarray:
+    """Which tokens of the distinct states [U, L] are real: those of any description that has them."""
+    _, first = np.unique(table.state_rows, return_index=True)
+    return np.asarray(table.mask)[first, : table.states.shape[1]]
 
 
 def normalise_text(statistics: TextStatistics, prompt: TextPrompt) -> TextPrompt:

@@ -21,8 +21,8 @@ from llmdpd_jax.data.store import load_split, statistics
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.llm.encoder import TextEncoder, encoder_settings
 from llmdpd_jax.models.llm.weights import cache_folder
-from llmdpd_jax.prompts.cache import cached_encode
-from llmdpd_jax.prompts.table import TextTable, make_table, normalise_text, sample_text, text_statistics
+from llmdpd_jax.prompts.cache import cached_prompts
+from llmdpd_jax.prompts.table import TextTable, make_table, normalise_table, sample_text, text_statistics
 from llmdpd_jax.tasks.manifest import TaskSplit, load_manifest, require_split
 from llmdpd_jax.training import checkpoint
 from llmdpd_jax.training.metrics import MetricsWriter
@@ -91,9 +91,10 @@ def read_descriptions(config, tasks) -> tuple[TextTable, TextStatistics, dict]:
     encoder = TextEncoder(encoder_settings(config.text))
     descriptions = [list(task.descriptions) for task in tasks]
     folder = cache_folder() / "embeddings"
-    prompts = cached_encode(encoder, [d for each in descriptions for d in each], folder, progress=True)
-    units = text_statistics(prompts)
-    return make_table(normalise_text(units, prompts), [len(each) for each in descriptions]), units, encoder.identity
+    prompts = cached_prompts(encoder, [d for each in descriptions for d in each], folder, progress=True)
+    table = make_table(prompts, [len(each) for each in descriptions])
+    units = text_statistics(table)
+    return normalise_table(units, table), units, encoder.identity
 
 
 class Interrupt:

@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmdpd_jax.prompts.table import make_rows, make_table, normalise_text, sample_text, text_statistics
+from llmdpd_jax.prompts.table import (
+    make_rows,
+    make_table,
+    normalise_table,
+    normalise_text,
+    sample_text,
+    text_statistics,
+)
 from llmdpd_jax.types import TextPrompt, TextStatistics
 
 
@@ -20,22 +27,25 @@ def test_rows_by_hand():
 
 @pytest.fixture(scope="module")
 def table():
-    """Six descriptions of three tasks; every array of description p holds p; 4 has the states of 1."""
-    number = np.arange(6)
+    """Six descriptions of three tasks; the arrays of description p, 1 + p % 4 long, hold p; 5 has the states of 1."""
+    states = [np.full((1 + p % 4, 2), p, np.float32) for p in range(6)]
+    states[5] = states[1]
+
+    def channel(p, dtype):
+        return np.full(1 + p % 4, p, dtype)
+
     return make_table(
-        TextPrompt(
-            states=np.broadcast_to(np.where(number == 4, 1, number)[:, None, None], (6, 4, 2)).astype(np.float32),
-            mask=jnp.asarray(np.arange(4) < 1 + number[:, None] % 4),
-            numbers=jnp.asarray(np.broadcast_to(number[:, None], (6, 4)), jnp.float32),
-            number_index=jnp.asarray(np.broadcast_to(number[:, None], (6, 4)), jnp.int32),
-        ),
+        [
+            TextPrompt(s, np.ones(len(s), bool), channel(p, np.float32), channel(p, np.int32))
+            for p, s in enumerate(states)
+        ],
         [2, 1, 3],
     )
 
 
 def test_equal_states_are_kept_once(table):
     assert table.states.shape == (5, 4, 2)
-    np.testing.assert_array_equal(table.state_rows, [0, 1, 2, 3, 1, 4])
+    np.testing.assert_array_equal(table.state_rows, [0, 1, 2, 3, 4, 1])
 
 
 def test_descriptions_are_uniform_over_those_of_the_task(table):
@@ -54,39 +64,60 @@ def test_a_drawn_description_is_whole(table):
     drawn = sample_text(table, jax.random.key(1), task_id)
     for i in range(6):
         p = int(drawn.number_index[i, 0])
-        np.testing.assert_array_equal(drawn.states[i], 1 if p == 4 else p)
-        np.testing.assert_array_equal(drawn.mask[i], np.arange(4) < 1 + p % 4)
+        real = np.arange(4) < 1 + p % 4
+        np.testing.assert_array_equal(drawn.mask[i], real)
+        np.testing.assert_array_equal(drawn.states[i, :, 0], np.where(real, 1 if p == 5 else p, 0))
     again = sample_text(table, jax.random.key(1), task_id)
     np.testing.assert_array_equal(drawn.number_index, again.number_index)
 
 
-@pytest.fixture(scope="module")
-def prompts():
+def prompts(numbers=((0.0, 3.0, 0.0), (4.0, 4.0)), index=((-1, 0, -1), (0, 0))):
+    """Three descriptions of three, two and two tokens; the last is the second again to the LLM."""
+    states = [
+        np.array([[1.0, 10.0], [3.0, 10.0], [5.0, 40.0]], np.float32),
+        np.array([[7.0, 40.0], [9.0, 40.0]], np.float32),
+    ]
+    return [
+        TextPrompt(states[i], np.ones(len(states[i]), bool), np.float32(numbers[i]), np.int32(index[i]))
+        for i in (0, 1, 1)
+    ]
+
+
+def test_statistics_are_those_of_all_descriptions():
+    """Tokens 1, 3, 5 once and 7, 9 twice; numbers 3 once and 4 four times."""
+    statistics = text_statistics(make_table(prompts(), [1, 2]))
+    tokens = np.array([[1, 10], [3, 10], [5, 40], [7, 40], [9, 40], [7, 40], [9, 40]], np.float64)
+    np.testing.assert_allclose(statistics.state_mean, tokens.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(statistics.state_std, tokens.std(0), rtol=1e-5)
+    assert float(statistics.number_scale) == pytest.approx(np.sqrt((9 + 4 * 16) / 5), rel=1e-6)
+
+
+@pytest.mark.parametrize(("index", "number", "scale"), [(-1, 0.0, 1.0), (0, 0.0, 1e-6)])
+def test_statistics_without_numbers_and_of_zeros_alone_can_be_divided_by(index, number, scale):
+    table = make_table(prompts([[number] * 3, [number] * 2], [[index] * 3, [index] * 2]), [1, 2])
+    assert float(text_statistics(table).number_scale) == pytest.approx(scale)
+
+
+def test_a_table_is_normalised_as_its_descriptions_are():
+    raw = make_table(prompts(), [1, 2])
+    statistics = text_statistics(raw)
+    table = normalise_table(statistics, raw)
+    for p, one in enumerate(prompts()):
+        expected, real = normalise_text(statistics, one), len(one.mask)
+        states = table.states[table.state_rows[p]]
+        np.testing.assert_allclose(states[:real], expected.states, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(states[real:], 0.0)
+        np.testing.assert_allclose(table.numbers[p, :real], expected.numbers, rtol=1e-6)
+
+
+def test_normalised_text_by_hand():
     """Two descriptions of three and two real tokens; padding holds rubbish; three tokens spell 3, 4 and 4."""
-    return TextPrompt(
+    prompts = TextPrompt(
         states=jnp.array([[[1.0, 10.0], [3.0, 10.0], [5.0, 40.0]], [[7.0, 40.0], [9.0, 40.0], [99.0, 99.0]]]),
         mask=jnp.array([[True, True, True], [True, True, False]]),
         numbers=jnp.array([[0.0, 3.0, 0.0], [4.0, 4.0, 0.0]]),
         number_index=jnp.array([[-1, 0, -1], [0, 0, -1]]),
     )
-
-
-def test_statistics_are_those_of_real_tokens(prompts):
-    statistics = text_statistics(prompts)
-    np.testing.assert_allclose(statistics.state_mean, [5.0, 28.0], rtol=1e-6)
-    np.testing.assert_allclose(statistics.state_std, [np.sqrt(8.0), np.sqrt(216.0)], rtol=1e-5)
-    assert float(statistics.number_scale) == pytest.approx(np.sqrt((9 + 16 + 16) / 3), rel=1e-6)
-
-
-@pytest.mark.parametrize(("index", "number", "scale"), [(-1, 0.0, 1.0), (0, 0.0, 1e-6)])
-def test_statistics_without_numbers_and_of_zeros_alone_can_be_divided_by(prompts, index, number, scale):
-    prompts = prompts.replace(
-        numbers=jnp.full_like(prompts.numbers, number), number_index=jnp.full_like(prompts.number_index, index)
-    )
-    assert float(text_statistics(prompts).number_scale) == pytest.approx(scale)
-
-
-def test_normalised_text_by_hand(prompts):
     statistics = TextStatistics(jnp.array([5.0, 10.0]), jnp.array([2.0, 10.0]), jnp.array(4.0))
     text = normalise_text(statistics, prompts)
     np.testing.assert_allclose(text.states[0], [[-2.0, 0.0], [-1.0, 0.0], [0.0, 3.0]])
