@@ -1,4 +1,4 @@
-"""point_robot, the full setting: about seven minutes on a CPU core.
+"""point_robot, the full setting: about eight minutes on a CPU core.
 
     llmdpd collect --family=point_robot --quality=mixed --episodes=100 --out=data/point_robot_mixed
     llmdpd train --config=configs/point_robot.py --out=runs/point_robot

@@ -118,6 +118,21 @@ def test_losses_by_hand(tiny):
     assert metrics["loss/behaviour"] == pytest.approx(np.mean((mean_action - batch.actions) ** 2), rel=1e-4)
 
 
+def test_the_width_of_behaviour_is_told_apart_from_not_knowing_the_task(tiny):
+    """It is measured with both prompts, whatever dropout leaves of them, and the denoising loss cannot widen it."""
+    told, untold = (
+        tiny.update(tiny.state, tiny.batch, tiny.text, text_dropout=dropout, trajectory_dropout=dropout)[1]
+        for dropout in (0.0, 1.0)
+    )
+    assert told["loss/behaviour"] == pytest.approx(untold["loss/behaviour"], rel=1e-6)
+    none, much = (
+        gradient(tiny.update(tiny.state, tiny.batch, tiny.text, cloning_weight=weight)[0])["behaviour"]
+        for weight in (0.0, 0.3)
+    )
+    assert_trees_close(none, much, rtol=1e-5, atol=1e-7)
+    assert largest(none) > 1e-3
+
+
 def test_narrow_data_are_cloned_closely(tiny):
     """Actions that are predicted exactly: the denoising loss counts by its weight over the smallest variance."""
     out = tiny.state.params["behaviour"]["out"]
