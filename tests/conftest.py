@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gymnasium as gym
 import jax
+import jax.numpy as jnp
 import minari
 import numpy as np
 import pytest
@@ -161,7 +162,10 @@ def load_lively_policy():
         leaves, tree = jax.tree.flatten(checkpoint.state.ema)
         keys = jax.random.split(jax.random.key(1), len(leaves))
         noisy = [x + 0.2 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)]
-        return Policy(checkpoint._replace(state=checkpoint.state.replace(ema=tree.unflatten(noisy))))
+        ema = tree.unflatten(noisy)
+        # Both prompts count the same; with noise on the confidences one may be trusted alone.
+        ema["prompt_encoder"]["confidence"] = jax.tree.map(jnp.zeros_like, ema["prompt_encoder"]["confidence"])
+        return Policy(checkpoint._replace(state=checkpoint.state.replace(ema=ema)))
 
     return load
 

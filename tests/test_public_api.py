@@ -73,7 +73,7 @@ def test_prompts_alone_and_in_lists(policy):
     assert {vector.shape for vector in full.values()} == {(16,)}
     for a in full:
         for b in full:
-            assert a == b or np.abs(full[a] - full[b]).max() > 1e-4, (a, b)
+            assert a == b or np.abs(full[a] - full[b]).max() > 1e-2, (a, b)
 
     lists = {
         "text": policy.prompt([HERE, THERE]),

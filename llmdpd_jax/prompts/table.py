@@ -65,10 +65,15 @@ def text_statistics(table: TextTable) -> TextStatistics:
 
 def normalise_table(statistics: TextStatistics, table: TextTable) -> TextTable:
     """A table in the networks' units; padded tokens become 0."""
-    states = (table.states - statistics.state_mean) / statistics.state_std
     return table.replace(
-        states=jnp.where(_state_masks(table)[..., None], states, 0.0), numbers=table.numbers / statistics.number_scale
+        states=_normalise_states(statistics, table.states, _state_masks(table)),
+        numbers=table.numbers / statistics.number_scale,
     )
+
+
+def _normalise_states(statistics: TextStatistics, states: Array, mask: Array) -> Array:
+    """States [..., L, D] in the networks' units, 0 where the mask [..., L] is False."""
+    return jnp.where(mask[..., None], (states - statistics.state_mean) / statistics.state_std, 0.0)
 
 
 def _state_masks(table: TextTable) -> np.ndarray:
@@ -79,9 +84,8 @@ def _state_masks(table: TextTable) -> np.ndarray:
 
 def normalise_text(statistics: TextStatistics, prompt: TextPrompt) -> TextPrompt:
     """A text prompt in the networks' units; padded tokens become 0."""
-    states = (prompt.states - statistics.state_mean) / statistics.state_std
     return TextPrompt(
-        states=jnp.where(prompt.mask[..., None], states, 0.0),
+        states=_normalise_states(statistics, prompt.states, prompt.mask),
         mask=prompt.mask,
         numbers=prompt.numbers / statistics.number_scale,
         number_index=prompt.number_index,

@@ -80,7 +80,8 @@ PAIRS = {
     "spelled_pair": "Stay close to {x_words}, {y_words}.",
 }
 
-# Written by somebody who had not read the train wordings, and before any policy was scored on them.
+# Sentences of other builds, written apart from the train wordings and before any policy was scored on them. The ways to
+# name a coordinate are partly those of train wordings ("0.31 to the left"): what is new is the sentence around them.
 HELD_OUT_TEMPLATES = {
     "classroom": "Class, please walk the dot over to where the horizontal coordinate equals {x} and the vertical "
     "coordinate equals {y}.",

@@ -317,6 +317,15 @@ def test_without_prompts_the_update_does_not_depend_on_them(tiny):
     assert largest(readers["text_reader"]) == largest(readers["trajectory_reader"]) == 0.0
     assert largest(readers["null"]) > 0.0
 
+    # Of cloning only the weight depends on them, through the width of the behaviour.
+    alone = {**dropout, "cloning_weight": 0.3, "eta": 0.0, "critic_weight": 0.0}
+    taught = []
+    for told, text in ((tiny.batch, tiny.text), (batch, make_text(9, (3,), numbers=(4.0, 2.0)))):
+        state, metrics = tiny.update(tiny.state, told, text, **alone)
+        taught.append(jax.tree.map(lambda g, spread=metrics["spread"]: g * spread, gradient(state)["denoiser"]))
+    assert_trees_close(*taught, rtol=1e-4, atol=1e-6)
+    assert largest(taught[0]) > 1e-3
+
 
 def test_prompts_are_dropped_independently_at_their_rates(tiny):
     """Which of 200 updates depend on the text of the first group, and which on its trajectory."""
