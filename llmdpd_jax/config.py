@@ -71,6 +71,7 @@ def default_config() -> ml_collections.ConfigDict:
     agent.cloning_weight = 0.002  # weight of the denoising loss beside it, per variance of the logged actions
     agent.critic_weight = 1.0  # weight of the critic's loss
     agent.model_weight = 10.0  # weight of predicting reward and next observation from the context; 0 turns it off
+    agent.alignment_weight = 0.0  # weight of the contrastive text-trajectory alignment, among train tasks; 0 is off
     agent.discount = 0.0  # per step; 0 means automatic: 1 - 2 / (mean episode length), within [0.9, 0.99]
     agent.tau = 0.005  # step of the target critic (Diffusion-QL: 0.005)
     agent.ema_decay = 0.995  # decay of the acting parameters (Diffusion-QL: 0.995)

@@ -25,6 +25,7 @@ from llmdpd_jax.types import Array, Batch, TextPrompt, TrajectoryPrompt
 
 POLICY_IMPROVEMENTS = ("one_step", "full_chain")
 SMALLEST_SPREAD = 1e-4  # variance of actions in [-1, 1] below which the behaviour counts as deterministic
+ALIGNMENT_TEMPERATURE = 0.1  # of cosine similarities
 
 
 @struct.dataclass
@@ -57,6 +58,25 @@ class Agent(NamedTuple):
     fuse: Callable[[dict, Array, Array, Array, Array], Context]
     act: Callable[..., Array]
     values: Callable[..., Array]
+
+
+def alignment_loss(text: Array, trajectory: Array, task_id: Array) -> Array:
+    """Contrastive alignment: a text should resemble the trajectories of its task more than those of others. [].
+
+    InfoNCE in both directions (CLIP, Radford et al. 2021, arXiv 2103.00020), with every pair of one task a positive
+    (supervised form, Khosla et al. 2020, arXiv 2004.11362, eq. 2), since a batch may hold a task several times.
+
+    Args:
+      text, trajectory: [G, C] contexts of the text and of the trajectory prompt of G groups.
+      task_id: int [G].
+    """
+    text, trajectory = (x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (text, trajectory))
+    similarity = text @ trajectory.T / ALIGNMENT_TEMPERATURE
+    same = task_id[:, None] == task_id
+    positives = same / same.sum(axis=-1, keepdims=True)
+    return -0.5 * sum(
+        jnp.mean(jnp.sum(positives * jax.nn.log_softmax(scores), axis=-1)) for scores in (similarity, similarity.T)
+    )
 
 
 def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_size: int) -> Agent:
@@ -188,6 +208,7 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         predicted = task_model.apply({"params": params["model"]}, observations, actions, told[:, :, None])
         outcome = jnp.concatenate([batch.rewards[..., None], batch.next_observations - observations], axis=-1)
         model_loss = jnp.mean((predicted - outcome) ** 2)
+        alignment = alignment_loss(told[0], told[1], batch.task_id)
 
         # Behaviour cloning: the denoising loss (Ho et al. 2020, eq. 14).
         k = process.sample_step(key_step, schedule, actions.shape[:-1])
@@ -236,6 +257,7 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
             + agent.eta * policy_loss
             + agent.critic_weight * critic_loss
             + agent.model_weight * model_loss
+            + agent.alignment_weight * alignment
         )
         metrics = {
             "loss/total": loss,
@@ -244,6 +266,7 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
             "loss/critic": critic_loss,
             "loss/model": model_loss,
             "loss/behaviour": behaviour_loss,
+            "loss/alignment": alignment,
             "spread": spread,
             "value/mean": jnp.mean(values),
             "value/policy": jnp.mean(value),

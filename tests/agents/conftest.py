@@ -21,6 +21,7 @@ SETTINGS = {
     "eta": 0.7,
     "critic_weight": 1.1,
     "model_weight": 1.3,
+    "alignment_weight": 0.6,
     "text_dropout": 0.0,
     "trajectory_dropout": 0.0,
     "prompt_step_dropout": 0.0,

@@ -8,13 +8,13 @@ import optax
 import pytest
 from networks import make_text, make_trajectory, randomise
 
-from llmdpd_jax.agents.llmdpd import make_agent
+from llmdpd_jax.agents.llmdpd import alignment_loss, make_agent
 from llmdpd_jax.config import default_config
 from llmdpd_jax.diffusion.schedules import make_schedule
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.critic import ConditionedMLP
 
-WEIGHTS = ("cloning_weight", "eta", "critic_weight", "model_weight")
+WEIGHTS = ("cloning_weight", "eta", "critic_weight", "model_weight", "alignment_weight")
 
 
 def constant_denoiser(params, action):
@@ -150,10 +150,26 @@ def test_narrow_data_are_cloned_closely(tiny):
 
 def test_the_total_is_the_weighted_sum(done):
     metrics = done[1]
-    parts = [metrics[f"loss/{name}"] for name in ("cloning", "policy", "critic", "model", "behaviour")]
+    parts = [metrics[f"loss/{name}"] for name in ("cloning", "policy", "critic", "model", "behaviour", "alignment")]
     assert metrics["spread"] == metrics["loss/behaviour"] > 0.01
-    weights = [0.3 / metrics["spread"], 0.7, 1.1, 1.3, 1.0]
+    weights = [0.3 / metrics["spread"], 0.7, 1.1, 1.3, 1.0, 0.6]
     assert metrics["loss/total"] == pytest.approx(np.dot(parts, weights), rel=1e-5)
+
+
+def test_alignment_by_hand():
+    """Three groups, the first two of one task; lengths do not count, cosines over the temperature 0.1 do."""
+    text = np.float32([[2, 0], [4, 3], [0, 3]])
+    trajectory = np.float32([[1, 0], [0.6, 0.8], [0, 5]])
+    cosines = np.array([[1, 0.6, 0], [0.8, 0.96, 0.6], [0, 0.8, 1]])
+
+    def one_way(scores):
+        log_shares = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+        return -np.mean([log_shares[0, :2].mean(), log_shares[1, :2].mean(), log_shares[2, 2]])
+
+    expected = (one_way(cosines / 0.1) + one_way(cosines.T / 0.1)) / 2
+    assert alignment_loss(text, trajectory, np.array([4, 4, 9])) == pytest.approx(expected, rel=1e-5)
+    # Told apart, the second trajectory is no longer the first text's.
+    assert alignment_loss(text, trajectory, np.array([4, 5, 9])) != pytest.approx(expected, rel=1e-2)
 
 
 def test_the_cloning_loss_of_velocity_by_hand(full_chain):
@@ -222,6 +238,7 @@ TAUGHT = {
     "eta": {"denoiser", "prompt_encoder"},
     "critic_weight": {"critic", "prompt_encoder"},
     "model_weight": {"model", "prompt_encoder"},
+    "alignment_weight": {"prompt_encoder"},
 }
 
 
@@ -240,7 +257,7 @@ def test_a_loss_teaches_only_its_own(tiny, weight):
 def test_a_detached_context_is_taught_by_outcomes_alone(detached):
     for weight in WEIGHTS:
         teaches = largest(gradient_of(detached, weight)["prompt_encoder"]) > 0.0
-        assert teaches == (weight == "model_weight"), weight
+        assert teaches == (weight in ("model_weight", "alignment_weight")), weight
 
 
 def test_steps_left_out_of_the_trajectory_prompt_do_not_count(tiny):
@@ -303,12 +320,13 @@ def test_policy_gradient_is_that_of_finite_differences(request, name):
 
 
 def test_without_prompts_the_update_does_not_depend_on_them(tiny):
-    # The heads that predict outcomes and actions read both prompts whatever is dropped; what they weigh is off here.
-    dropout = {"text_dropout": 1.0, "trajectory_dropout": 1.0, "model_weight": 0.0, "cloning_weight": 0.0}
+    # Alignment and the heads that predict outcomes and actions read both prompts whatever is dropped: off here.
+    off = {"model_weight": 0.0, "cloning_weight": 0.0, "alignment_weight": 0.0}
+    dropout = {"text_dropout": 1.0, "trajectory_dropout": 1.0, **off}
     first = tiny.update(tiny.state, tiny.batch, tiny.text, **dropout)
     batch = dataclasses.replace(tiny.batch, prompt=make_trajectory(9, (3,)))
     other = tiny.update(tiny.state, batch, make_text(9, (3,), numbers=(4.0, 2.0)), **dropout)
-    for name in ("loss/model", "loss/behaviour", "spread", "loss/total", "grad_norm"):
+    for name in ("loss/model", "loss/behaviour", "loss/alignment", "spread", "loss/total", "grad_norm"):
         assert first[1].pop(name) != other[1].pop(name)
     assert_trees_close(other[1], first[1], rtol=0)
     for name in set(first[0].params) - {"behaviour"}:
