@@ -8,8 +8,11 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from llmdpd_jax.models.llm.bert import BertBlock, BertConfig
 from llmdpd_jax.models.llm.checkpoint import load_params
-from llmdpd_jax.models.llm.llama import Block, Llama
+from llmdpd_jax.models.llm.decoder import Block, DecoderConfig, Rope
+from llmdpd_jax.models.llm.layers import ModelConfig
+from llmdpd_jax.models.llm.network import build
 
 CONFIG = {
     "model_type": "llama",
@@ -27,6 +30,27 @@ CONFIG = {
     "tie_word_embeddings": True,
 }
 CORPUS = ["go to the goal at (0.31, -0.42) and stay there", "run forward with a speed of 1.5 metres per second"]
+
+
+def tiny_config(family: str) -> ModelConfig:
+    """Of a model of three blocks with all that is peculiar to the family; "bert" or a key of VARIANTS."""
+    sizes = {"vocab_size": 320, "width": 32, "num_layers": 3, "num_heads": 4, "mlp_width": 48, "max_length": 128}
+    if family == "bert":
+        return BertConfig(**sizes, norm_eps=1e-5)
+    peculiar = {
+        "olmo": {"clip_qkv": 1.0},
+        "gemma3_text": {"window": 4, "local_rope": Rope(100.0), "local_layers": (True, True, False)},
+    }
+    return DecoderConfig(
+        **sizes,
+        variant=family,
+        norm_eps=1e-5,
+        num_kv_heads=2,
+        head_dim=16,
+        rope=Rope(50000.0),
+        attention_scale=0.25,
+        **peculiar.get(family, {}),
+    )
 
 
 def tiny_tensors(seed: int = 0) -> dict[str, np.ndarray]:
@@ -88,17 +112,19 @@ def write_folder(folder: Path, tensors: dict[str, np.ndarray], config: dict = CO
     return folder
 
 
-def block_outputs(checkpoint, tokens) -> np.ndarray:
+def block_outputs(checkpoint, tokens, mask=None) -> np.ndarray:
     """States after every block [layers, B, L, D], from one run of the whole model."""
 
     @jax.jit
     def run(params):
-        return Llama(checkpoint.config).apply(
+        return build(checkpoint.config).apply(
             {"params": params},
             tokens,
-            capture_intermediates=lambda part, _: isinstance(part, Block),
+            mask,
+            capture_intermediates=lambda part, _: isinstance(part, (Block, BertBlock)),
             mutable=["intermediates"],
         )
 
-    _, state = run(load_params(checkpoint, checkpoint.config))
+    with jax.default_matmul_precision("highest"):
+        _, state = run(load_params(checkpoint, checkpoint.config))
     return np.asarray(state["intermediates"]["layers"]["__call__"][0][0])

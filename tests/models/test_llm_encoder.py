@@ -11,8 +11,9 @@ from tiny_llama import block_outputs, tiny_tensors, tiny_tokenizer, write_folder
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.llm import encoder as module
 from llmdpd_jax.models.llm.checkpoint import load_params
+from llmdpd_jax.models.llm.decoder import Rope, rotate, rotation
 from llmdpd_jax.models.llm.encoder import TextEncoder, TextEncoderSettings, load_text_encoder
-from llmdpd_jax.models.llm.llama import hidden_states, rotate
+from llmdpd_jax.models.llm.network import hidden_states
 from llmdpd_jax.models.llm.safetensors import open_safetensors
 
 TEXTS = ["go to (0.31, -0.42)", "stay", "run forward with a speed of minus one point five metres per second, no faster"]
@@ -29,11 +30,11 @@ def _cache(private_cache):
 
 def test_rotation_by_hand():
     x = jnp.ones((1, 3, 1, 4))
-    turned = np.asarray(rotate(x, 100.0))[0, :, 0]
-    for position in range(3):
-        for pair, angle in enumerate((position * 1.0, position * 0.1)):  # 100^(-0/4), 100^(-2/4)
+    rows = np.asarray(rotate(x, *rotation(Rope(100.0, (1.0, 4.0)), jnp.array([[0, 1, 5]]), 4)))[0, :, 0]
+    for position, turned in zip((0, 1, 5), rows, strict=True):
+        for pair, angle in enumerate((position * 1.0, position * 0.025)):  # 100^(-0/4) / 1, 100^(-2/4) / 4
             expected = [np.cos(angle) - np.sin(angle), np.cos(angle) + np.sin(angle)]
-            np.testing.assert_allclose(turned[position, [pair, pair + 2]], expected, rtol=1e-5)
+            np.testing.assert_allclose(turned[[pair, pair + 2]], expected, rtol=1e-5)
 
 
 def test_truncation_equals_the_layer_of_the_whole_model(llama_folder):
@@ -44,7 +45,7 @@ def test_truncation_equals_the_layer_of_the_whole_model(llama_folder):
         config = checkpoint.config.truncate(layer)
         states = hidden_states(config, load_params(checkpoint, config), tokens)
         np.testing.assert_allclose(states, outputs[layer - 1], rtol=1e-5, atol=1e-5)
-    scale = checkpoint.read("norm.weight")
+    scale = checkpoint.read("norm.weight", (slice(None),))
     normed = outputs[2] / np.sqrt((outputs[2] ** 2).mean(-1, keepdims=True) + 1e-5) * scale
     states = hidden_states(checkpoint.config, load_params(checkpoint, checkpoint.config), tokens)
     np.testing.assert_allclose(states, normed, rtol=1e-4, atol=1e-5)
@@ -126,8 +127,8 @@ def test_few_shapes_are_compiled(llama_folder):
 
 
 def test_padded_lengths():
-    lengths = [module._padded_length(n) for n in range(1, 300)]
-    assert sorted(set(lengths)) == [16, 24, 32, 48, 64, 96, 128, 192, 256, 384]
+    lengths = [module._padded_length(n, 300) for n in range(1, 300)]
+    assert sorted(set(lengths)) == [16, 24, 32, 48, 64, 96, 128, 192, 256, 300]
     assert all(n <= padded for n, padded in enumerate(lengths, 1))
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zipfile
+from dataclasses import replace
 
 import jax
 import ml_dtypes
@@ -15,7 +16,7 @@ from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.llm import weights
 from llmdpd_jax.models.llm.checkpoint import load_params
 from llmdpd_jax.models.llm.gguf import open_gguf
-from llmdpd_jax.models.llm.llama import hidden_states
+from llmdpd_jax.models.llm.network import hidden_states
 from llmdpd_jax.models.llm.safetensors import find_folder, open_safetensors
 
 TOKENS = np.array([[5, 9, 200, 31, 7, 7, 64, 300]], np.int32)
@@ -83,7 +84,7 @@ def write_gguf(path, architecture="llama", leave_out=()):
 
 def test_gguf_and_safetensors_of_one_model_agree(llama_folder, tmp_path):
     folder, gguf = open_safetensors(llama_folder), open_gguf(write_gguf(tmp_path / "tiny.gguf"))
-    assert gguf.config == folder.config.__class__(**{**vars(folder.config), "norm_eps": gguf.config.norm_eps})
+    assert gguf.config == replace(folder.config, norm_eps=gguf.config.norm_eps)
     assert gguf.config.norm_eps == pytest.approx(1e-5, rel=1e-6)
     np.testing.assert_allclose(last_states(gguf), last_states(folder), rtol=1e-4, atol=1e-5)
     text = "go to (0.31, −0.42) – quickly!"
@@ -112,12 +113,12 @@ def test_truncated_model_reads_no_more_than_its_layers(llama_folder):
     checkpoint = open_safetensors(llama_folder)
     read = []
 
-    def spy(name):
+    def spy(name, index):
         read.append(name)
-        return checkpoint.read(name)
+        return checkpoint.read(name, index)
 
     config = checkpoint.config.truncate(2)
-    params = load_params(checkpoint.__class__(**{**vars(checkpoint), "read": spy}), config)
+    params = load_params(replace(checkpoint, read=spy), config)
     assert not any(name.startswith("layers.2") or name == "norm.weight" for name in read)
     assert {leaf.shape[0] for leaf in jax.tree.leaves(params["layers"])} == {2}
     assert "norm" not in params
@@ -148,7 +149,12 @@ def test_every_tensor_that_does_not_fit_is_named(tmp_path):
         ({"model_type": "gpt2", "n_head": 4}, "model_type 'gpt2'"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"attention_bias": True}, "attention_bias True"),
-        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_type 'linear'"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type 'dynamic'"),
+        ({"model_type": "olmo2", "attention_bias": True}, "attention_bias True"),
+        ({"model_type": "gemma3_text", "hidden_activation": "silu"}, "hidden_activation 'silu'"),
+        ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "use_bidirectional_attention True"),
+        ({"model_type": "bert", "hidden_act": "relu"}, "hidden_act 'relu'"),
+        ({"model_type": "bert", "hidden_act": "gelu", "is_decoder": True}, "is_decoder True"),
     ],
 )
 def test_a_config_the_decoder_would_compute_wrongly_is_refused(tmp_path, change, named):

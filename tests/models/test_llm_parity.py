@@ -1,13 +1,14 @@
 """Hidden states against `transformers` on torch, from the same weights, at every layer."""
 
-import jax
+from functools import partial
+
 import numpy as np
 import pytest
-from tiny_llama import block_outputs
+from tiny_llama import block_outputs, tiny_tokenizer
 
 from llmdpd_jax.models.llm.checkpoint import load_params
 from llmdpd_jax.models.llm.gguf import open_gguf
-from llmdpd_jax.models.llm.llama import hidden_states
+from llmdpd_jax.models.llm.network import hidden_states
 from llmdpd_jax.models.llm.safetensors import open_safetensors
 
 pytestmark = pytest.mark.parity
@@ -21,40 +22,121 @@ TEXTS = [
 ]
 
 
-def reference(model, rows: list[list[int]]) -> list[list[np.ndarray]]:
-    """For every row of token ids, the states [L, D] after each block; after the last one, normed."""
-    with torch.no_grad():
-        outputs = [model(torch.tensor([row]), output_hidden_states=True).hidden_states[1:] for row in rows]
-    return [[states[0].numpy() for states in layers] for layers in outputs]
+def right(row: list[int], length: int) -> list[int]:
+    return row + [0] * (length - len(row))
+
+
+def left(row: list[int], length: int) -> list[int]:
+    return [0] * (length - len(row)) + row
 
 
 def assert_same_states(checkpoint, model, rows: list[list[int]], cut: int) -> None:
-    """All layers of all rows, padded on the right into one batch, within 1e-4 of torch (relative, L2)."""
-    tokens = np.zeros((len(rows), max(map(len, rows)) + 5), np.int32)
-    for target, row in zip(tokens, rows, strict=True):
-        target[: len(row)] = row
-    config = checkpoint.config
-    with jax.default_matmul_precision("highest"):
-        layers = [*block_outputs(checkpoint, tokens)[:-1]]
-    layers.append(np.asarray(hidden_states(config, load_params(checkpoint, config), tokens)))
-    shallow = config.truncate(cut)
-    truncated = np.asarray(hidden_states(shallow, load_params(checkpoint, shallow), tokens))
+    """All layers of all rows, padded into one batch on either side, within 1e-4 of torch (relative, L2), unpadded."""
+    with torch.no_grad():
+        # After each block, [1, L, D]; after the last one of a decoder normed.
+        outputs = [model(torch.tensor([row]), output_hidden_states=True).hidden_states[1:] for row in rows]
+    expected = [[states[0].numpy() for states in layers] for layers in outputs]
+    length = max(map(len, rows)) + 5
+    shallow = checkpoint.config.truncate(cut)
+    whole_params, shallow_params = load_params(checkpoint, checkpoint.config), load_params(checkpoint, shallow)
+    for pad in (right, left):
+        tokens = np.array([pad(row, length) for row in rows], np.int32)
+        mask = np.array([pad([True] * len(row), length) for row in rows], bool)
+        layers = [*block_outputs(checkpoint, tokens, mask)[:-1]]
+        layers.append(hidden_states(checkpoint.config, whole_params, tokens, mask))
+        truncated = hidden_states(shallow, shallow_params, tokens, mask)
+        for i, row in enumerate(expected):
+            assert len(row) == len(layers)
+            for layer, states in enumerate(row):
+                for ours in [layers[layer], truncated] if layer == cut - 1 else [layers[layer]]:
+                    error = np.linalg.norm(np.asarray(ours)[i][mask[i]] - states) / np.linalg.norm(states)
+                    assert error <= 1e-4, f"{pad.__name__}, text {i}, layer {layer + 1}: relative error {error:.1e}"
 
-    for i, expected in enumerate(reference(model, rows)):
-        assert len(expected) == len(layers)
-        for layer, states in enumerate(expected):
-            for ours in [layers[layer], truncated] if layer == cut - 1 else [layers[layer]]:
-                difference = np.linalg.norm(ours[i, : len(rows[i])] - states) / np.linalg.norm(states)
-                assert difference <= 1e-4, f"text {i}, layer {layer + 1}: relative error {difference:.1e}"
+
+def tiny_configs() -> dict:
+    """For every family a transformers config of a few thousand parameters."""
+    import transformers as t
+
+    sizes = {
+        "vocab_size": 320,
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "max_position_embeddings": 256,
+    }
+    tokens = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
+    decoder = partial(dict, **sizes, **tokens, num_key_value_heads=2)
+    # Wavelengths of heads of 8 channels: 6 (kept), 63 (between), 628 and more (stretched).
+    llama3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    llama3 |= {"original_max_position_embeddings": 128, "rope_theta": 10000.0}
+    linear = {"rope_type": "linear", "factor": 2.5, "rope_theta": 10000.0}
+    mixed = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+    gemma_ropes = {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 50000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+    }
+    return {
+        "llama": t.LlamaConfig(**decoder(), rope_theta=50000.0, rms_norm_eps=1e-5),
+        "llama wide heads": t.LlamaConfig(**decoder(), head_dim=16),
+        "llama3": t.LlamaConfig(**decoder(), rope_parameters=llama3),
+        "llama linear": t.LlamaConfig(**decoder(), rope_parameters=linear),
+        "olmo": t.OlmoConfig(**decoder(), clip_qkv=1.0),
+        "olmo unclipped": t.OlmoConfig(**decoder()),
+        "olmo2": t.Olmo2Config(**decoder()),
+        "qwen2": t.Qwen2Config(**decoder()),
+        "qwen2 window": t.Qwen2Config(**decoder(), use_sliding_window=True, sliding_window=7, max_window_layers=2),
+        "qwen3": t.Qwen3Config(**decoder(), head_dim=16),
+        "gemma3_text": t.Gemma3TextConfig(
+            **decoder(),
+            head_dim=16,
+            query_pre_attn_scalar=24,
+            sliding_window=5,
+            layer_types=mixed,
+            rope_parameters=gemma_ropes,
+        ),
+        "bert": t.BertConfig(**sizes, pad_token_id=0),
+    }
 
 
-def test_tiny_llama(llama_folder):
-    from transformers import AutoModel
+FAMILIES = (
+    "llama",
+    "llama wide heads",
+    "llama3",
+    "llama linear",
+    "olmo",
+    "olmo unclipped",
+    "olmo2",
+    "qwen2",
+    "qwen2 window",
+    "qwen3",
+    "gemma3_text",
+    "bert",
+)
 
-    checkpoint = open_safetensors(llama_folder)
-    model = AutoModel.from_pretrained(llama_folder, dtype=torch.float32).eval()
-    rows = [checkpoint.tokenizer.encode(text).ids for text in TEXTS]
-    assert_same_states(checkpoint, model, rows, cut=2)
+
+def tiny_model(config, folder):
+    """A model of transformers with random weights, saved into `folder` with a tokenizer."""
+    from transformers import AutoModel, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    model = AutoModel.from_config(config).eval()
+    with torch.no_grad():
+        for tensor in model.parameters():
+            # Norm scales and biases vary about what they start with; matrices are large enough that attention is not
+            # uniform.
+            noise = torch.randn_like(tensor) * 0.4
+            tensor.copy_(noise if tensor.ndim > 1 else tensor + noise)
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer()).save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tiny_model(family, tmp_path):
+    model = tiny_model(tiny_configs()[family], tmp_path)
+    checkpoint = open_safetensors(tmp_path)
+    assert_same_states(checkpoint, model, [checkpoint.tokenizer.encode(text).ids for text in TEXTS], cut=3)
 
 
 @pytest.mark.weights

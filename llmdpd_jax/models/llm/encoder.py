@@ -16,7 +16,8 @@ import numpy as np
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.llm.checkpoint import Checkpoint, load_params
 from llmdpd_jax.models.llm.gguf import open_gguf
-from llmdpd_jax.models.llm.llama import LlamaConfig, hidden_states, random_params
+from llmdpd_jax.models.llm.layers import ModelConfig
+from llmdpd_jax.models.llm.network import hidden_states, random_params
 from llmdpd_jax.models.llm.safetensors import find_folder, open_safetensors
 from llmdpd_jax.models.llm.weights import SHA256, content_hash, fetch_weights
 from llmdpd_jax.prompts.text import (
@@ -103,7 +104,7 @@ class TextEncoder:
         return self.config.width
 
     @cached_property
-    def config(self) -> LlamaConfig:
+    def config(self) -> ModelConfig:
         """Of the model cut at the layer of the settings. Raises UserError if it has no such layer."""
         return replace(self._checkpoint.config.truncate(self.settings.layer), dtype=self.settings.dtype)
 
@@ -142,7 +143,7 @@ class TextEncoder:
         inputs = [self._tokenize(text) for text in texts]
         buckets: dict[int, list[int]] = {}
         for i, item in enumerate(inputs):
-            buckets.setdefault(_padded_length(len(item.tokens)), []).append(i)
+            buckets.setdefault(_padded_length(len(item.tokens), self.config.max_length), []).append(i)
         for length, members in sorted(buckets.items()):
             size = max(1, TOKENS_PER_BATCH // length)
             for first in range(0, len(members), size):
@@ -191,10 +192,10 @@ class _Input:
     offsets: np.ndarray  # [L, 2], characters of the text that each of its own tokens covers
 
 
-def _padded_length(length: int) -> int:
-    """The next of 16, 24, 32, 48, 64, 96, 128, ...: at most a third of a batch is padding."""
+def _padded_length(length: int, most: int) -> int:
+    """The next of 16, 24, 32, 48, 64, 96, 128, ..., or `most`: at most a third of a batch is padding."""
     power = max(16, 1 << (length - 1).bit_length())
-    return power * 3 // 4 if 16 < length <= power * 3 // 4 else power
+    return min(power * 3 // 4 if 16 < length <= power * 3 // 4 else power, most)
 
 
 def _open(source: str) -> Checkpoint:

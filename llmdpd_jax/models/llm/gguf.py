@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.llm.checkpoint import Checkpoint
-from llmdpd_jax.models.llm.llama import LlamaConfig
+from llmdpd_jax.models.llm.decoder import DecoderConfig, Rope
 
 TOP_NAMES = {
     "token_embd.weight": "embed_tokens.weight",
@@ -56,28 +56,31 @@ def open_gguf(path: str | Path) -> Checkpoint:
 
     width, num_heads = field("llama.embedding_length"), field("llama.attention.head_count")
     embedding_shape = next((t.shape for t in reader.tensors if t.name == "token_embd.weight"), (0, 0))
-    config = LlamaConfig(
+    head_dim = field("llama.rope.dimension_count", width // num_heads)
+    config = DecoderConfig(
+        variant=architecture,
         vocab_size=int(embedding_shape[1]),
         width=width,
         num_layers=field("llama.block_count"),
         num_heads=num_heads,
         num_kv_heads=field("llama.attention.head_count_kv", num_heads),
-        head_dim=field("llama.rope.dimension_count", width // num_heads),
+        head_dim=head_dim,
         mlp_width=field("llama.feed_forward_length"),
-        rope_theta=field("llama.rope.freq_base", 10000.0),
+        rope=Rope(field("llama.rope.freq_base", 10000.0)),
+        attention_scale=head_dim**-0.5,
         norm_eps=field("llama.attention.layer_norm_rms_epsilon"),
         max_length=field("llama.context_length"),
     )
     tensors = {_common_name(tensor.name): tensor for tensor in reader.tensors}
 
-    def read(name: str) -> np.ndarray:
+    def read(name: str, index: tuple[slice, ...]) -> np.ndarray:
         tensor = tensors[name]
         weights = dequantize(tensor.data, tensor.tensor_type)
         if name.endswith(("q_proj.weight", "k_proj.weight")):
             # llama.cpp pairs neighbouring channels for the rotation, this package first with second half.
             pairs = weights.reshape(-1, config.head_dim // 2, 2, weights.shape[-1])
             weights = pairs.swapaxes(1, 2).reshape(weights.shape)
-        return weights
+        return weights[index]
 
     return Checkpoint(
         source=str(path),
