@@ -36,6 +36,8 @@ def default_config() -> ml_collections.ConfigDict:
     text.layer = 10  # hidden states after this block; the rest of the LLM never runs
     text.repeat = True  # read the description twice and keep the second copy (echo embeddings, arXiv 2402.15449)
     text.hide_numbers = True  # the LLM reads a placeholder for each number: what it means, not which task it names
+    text.lora_rank = 0  # rank of adapters on the LLM's queries and values (LoRA: 8); 0 leaves the LLM as it is
+    text.soft_tokens = 0  # learned vectors that the LLM reads before the text (prompt tuning); 0 is none
     text.random_init = False  # ablation: the same LLM with random weights
 
     config.model = model = ml_collections.ConfigDict()
@@ -79,6 +81,7 @@ def default_config() -> ml_collections.ConfigDict:
 
     config.optimiser = optimiser = ml_collections.ConfigDict()
     optimiser.learning_rate = 2e-3  # Adam
+    optimiser.llm_learning_rate = 2e-4  # Adam's for adapters and soft tokens (LoRA: 2e-4)
     optimiser.final_learning_rate_fraction = 0.1  # cosine decay ends at this fraction
     optimiser.weight_decay = 0.0  # decoupled (AdamW)
     optimiser.clip_norm = 10.0  # global gradient norm
@@ -236,6 +239,8 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             "agent.model_weight: 0 leaves nothing that teaches the prompts; set agent.detach_context=False as well, so "
             "that cloning and values do"
         )
+    if (config.text.lora_rank or config.text.soft_tokens) and not config.model.use_llm:
+        raise UserError("text.lora_rank, text.soft_tokens: there is no LLM to tune with model.use_llm=False")
     if config.optimiser.learning_rate == 0 or config.optimiser.clip_norm == 0:
         raise UserError("optimiser.learning_rate, optimiser.clip_norm: must be above 0, or nothing is learned")
     if not config.data.manifest:

@@ -1,6 +1,7 @@
 """A trained policy, from a checkpoint alone: prompts in, context out; observations in, actions out."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ class Policy:
                 f"{self.checkpoint.path}: text.source {self.config.text.source!r} is not the LLM this policy was "
                 f"trained with ({', '.join(changed)} differ)"
             )
-        return encoder
+        tuning = self.checkpoint.state.ema.get("llm")
+        return replace(encoder, tuning=tuning) if tuning else encoder
 
     def read_descriptions(self, texts: Sequence[str], progress: bool = False) -> TextPrompt:
         """Text prompts [B, L, ...] in the networks' units, embeddings cached on disk."""

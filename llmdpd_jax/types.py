@@ -11,13 +11,22 @@ Array = jax.Array
 
 
 @struct.dataclass
+class LLMInput:
+    """A description on its way into an LLM that is being tuned: what its states are to be computed from."""
+
+    tokens: Array  # [..., M] int32, the description's own tokens and what the LLM reads before them
+    mask: Array  # [..., M] bool, True at real tokens
+    places: Array  # [..., L] int32, which of them are the description's own; 0 where padded
+
+
+@struct.dataclass
 class TextPrompt:
     """A description as the LLM reads it, with the numbers in it read exactly.
 
     The same number is written at every token that helps to spell it ("-0.42" is several tokens).
     """
 
-    states: Array  # [..., L, D] float32, LLM hidden states of the description's tokens, 0 where padded
+    states: Array | LLMInput  # [..., L, D] float32, LLM hidden states of the description's tokens, 0 where padded
     mask: Array  # [..., L] bool, True at real tokens
     numbers: Array  # [..., L] float32, value of the number a token helps to spell, 0 elsewhere
     number_index: (

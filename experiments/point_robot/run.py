@@ -36,11 +36,7 @@ MEDIUM = "medium data"  # the method itself on data whose own mean score is far 
 def llmdpd(*arguments: str) -> None:
     """Runs a `llmdpd` command of this checkout; its failure ends the script."""
     print("$ llmdpd", " ".join(arguments), flush=True)
-    # One thread of matrix products per run: several runs then share the cores without waiting for each other.
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
-    subprocess.run(
-        [sys.executable, "-m", "llmdpd_jax", *arguments], check=True, cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags}
-    )
+    subprocess.run([sys.executable, "-m", "llmdpd_jax", *arguments], check=True, cwd=ROOT)
 
 
 def collect(quality: str) -> None:
@@ -84,6 +80,9 @@ def main() -> None:
     parser.add_argument("--ablation-seeds", type=int, nargs="*", default=[0, 1, 2], help="of every other variant")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one core each")
     options = parser.parse_args()
+    if options.jobs > 1:
+        # One thread of matrix products per run: they then share the cores without waiting for each other.
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
     plan = [("", seed, "mixed") for seed in options.seeds]
     plan += [(MEDIUM, seed, "medium") for seed in options.ablation_seeds]
     plan += [(variant, seed, "mixed") for variant in list(VARIANTS)[1:] for seed in options.ablation_seeds]

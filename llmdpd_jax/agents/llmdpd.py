@@ -20,6 +20,7 @@ from llmdpd_jax.diffusion.schedules import make_schedule
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.critic import ConditionedMLP, Critic
 from llmdpd_jax.models.denoiser import MLPDenoiser
+from llmdpd_jax.models.llm.tuning import FrozenLLM, tuned_prompt
 from llmdpd_jax.models.prompt_encoder import PromptEncoder
 from llmdpd_jax.types import Array, Batch, TextPrompt, TrajectoryPrompt
 
@@ -30,12 +31,12 @@ ALIGNMENT_TEMPERATURE = 0.1  # of cosine similarities
 
 @struct.dataclass
 class TrainState:
-    """Everything that training changes. The LLM's weights are not here: it is frozen and its states are data."""
+    """Everything that training changes. The LLM's own weights are not here: they are frozen."""
 
     step: Array  # [] int32, updates done
-    params: dict  # prompt_encoder, denoiser, critic, model, behaviour
+    params: dict  # prompt_encoder, denoiser, critic, model, behaviour; llm if it is tuned
     target_critic: dict  # slow copy of params["critic"] for the critic's targets
-    ema: dict  # slow copy of prompt_encoder and denoiser: the policy that acts
+    ema: dict  # slow copy of prompt_encoder and denoiser, and llm if it is tuned: the policy that acts
     opt_state: optax.OptState
 
 
@@ -51,8 +52,8 @@ class Context:
 class Agent(NamedTuple):
     """The method as pure functions."""
 
-    init: Callable[[Array, Batch, TextPrompt], TrainState]
-    update: Callable[[TrainState, Batch, TextPrompt, Array], tuple[TrainState, dict[str, Array]]]
+    init: Callable[..., TrainState]
+    update: Callable[..., tuple[TrainState, dict[str, Array]]]
     read_text: Callable[[dict, TextPrompt], Array]
     read_trajectory: Callable[[dict, TrajectoryPrompt], Array]
     fuse: Callable[[dict, Array, Array, Array, Array], Context]
@@ -114,18 +115,21 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
     task_model = ConditionedMLP(1 + observation_size, model.model_width, 2)
     # Predicts the logged action from (s, context): what it leaves unexplained is how widely the behaviour policy acted.
     behaviour = ConditionedMLP(action_size, model.model_width, 2)
-    optimiser = optax.chain(
-        optax.clip_by_global_norm(config.optimiser.clip_norm),
-        optax.adamw(
-            optax.cosine_decay_schedule(
-                config.optimiser.learning_rate, config.train.steps, config.optimiser.final_learning_rate_fraction
-            ),
-            weight_decay=config.optimiser.weight_decay,
-        ),
-    )
 
-    def init(key: Array, batch: Batch, text: TextPrompt) -> TrainState:
-        """Initial state for inputs of the given shapes."""
+    def adam(learning_rate: float) -> optax.GradientTransformation:
+        decay = optax.cosine_decay_schedule(
+            learning_rate, config.train.steps, config.optimiser.final_learning_rate_fraction
+        )
+        return optax.adamw(decay, weight_decay=config.optimiser.weight_decay)
+
+    steps = adam(config.optimiser.learning_rate)
+    if config.text.lora_rank or config.text.soft_tokens:
+        rates = {"networks": steps, "llm": adam(config.optimiser.llm_learning_rate)}
+        steps = optax.partition(rates, lambda params: {n: "llm" if n == "llm" else "networks" for n in params})
+    optimiser = optax.chain(optax.clip_by_global_norm(config.optimiser.clip_norm), steps)
+
+    def init(key: Array, batch: Batch, text: TextPrompt, tuning: dict | None = None) -> TrainState:
+        """Initial state for inputs of the given shapes; `tuning`: of an LLM that is tuned, what is trained of it."""
         keys = jax.random.split(key, 5)
         groups = batch.task_id.shape
         flags = jnp.ones(groups, bool)
@@ -138,12 +142,13 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
             "critic": critic.init(keys[2], batch.observations, batch.actions, context)["params"],
             "model": task_model.init(keys[3], batch.observations, batch.actions, context)["params"],
             "behaviour": behaviour.init(keys[4], batch.observations, None, context)["params"],
-        }
+        } | ({"llm": tuning} if tuning else {})
+        acting = [name for name in ("prompt_encoder", "denoiser", "llm") if name in params]
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             target_critic=jax.tree.map(jnp.copy, params["critic"]),
-            ema=jax.tree.map(jnp.copy, {name: params[name] for name in ("prompt_encoder", "denoiser")}),
+            ema=jax.tree.map(jnp.copy, {name: params[name] for name in acting}),
             opt_state=optimiser.init(params),
         )
 
@@ -183,9 +188,11 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         return sample(sampler, denoise, schedule, key, (*observation.shape[:-1], action_size), steps)
 
     # --- losses ------------------------------------------------------------------------------------------------------
-    def total_loss(params: dict, state: TrainState, batch: Batch, text: TextPrompt, key: Array):
+    def total_loss(params: dict, state: TrainState, batch: Batch, text: TextPrompt, key: Array, llm: FrozenLLM | None):
         """Sum of all losses, and metrics. Each term's gradient reaches only what it should teach (see `stop`)."""
         stop = jax.lax.stop_gradient
+        if llm is not None:
+            text = tuned_prompt(llm, params["llm"], text)
         key_text, key_trajectory, key_mask, key_noise, key_step, key_next, key_chain = jax.random.split(key, 7)
         observations, actions = batch.observations, batch.actions
 
@@ -273,9 +280,11 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         }
         return loss, metrics
 
-    def update(state: TrainState, batch: Batch, text: TextPrompt, key: Array) -> tuple[TrainState, dict[str, Array]]:
-        """One gradient step on all networks, then the slow copies follow."""
-        grads, metrics = jax.grad(total_loss, has_aux=True)(state.params, state, batch, text, key)
+    def update(
+        state: TrainState, batch: Batch, text: TextPrompt, key: Array, llm: FrozenLLM | None = None
+    ) -> tuple[TrainState, dict[str, Array]]:
+        """One gradient step on all networks, then the slow copies follow. `llm`: the one that is tuned, if any is."""
+        grads, metrics = jax.grad(total_loss, has_aux=True)(state.params, state, batch, text, key, llm)
         metrics["grad_norm"] = optax.tree.norm(grads)
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -8,14 +8,14 @@ import numpy as np
 from flax import struct
 
 from llmdpd_jax.prompts.text import pad_and_stack
-from llmdpd_jax.types import Array, TextPrompt, TextStatistics
+from llmdpd_jax.types import Array, LLMInput, TextPrompt, TextStatistics
 
 
 @struct.dataclass
 class TextTable:
     """Every description of N tasks. Descriptions that are one text to the LLM share its states."""
 
-    states: Array  # [U, L, D], distinct
+    states: Array | LLMInput  # [U, L, D], distinct; or [U, ...], what an LLM that is being tuned reads
     state_rows: Array  # [P] int32, which of them a description has
     mask: Array  # [P, L], and the numeric channel, as in TextPrompt
     numbers: Array  # [P, L]
@@ -66,12 +66,12 @@ def text_statistics(table: TextTable) -> TextStatistics:
 def normalise_table(statistics: TextStatistics, table: TextTable) -> TextTable:
     """A table in the networks' units; padded tokens become 0."""
     return table.replace(
-        states=_normalise_states(statistics, table.states, _state_masks(table)),
+        states=normalise_states(statistics, table.states, _state_masks(table)),
         numbers=table.numbers / statistics.number_scale,
     )
 
 
-def _normalise_states(statistics: TextStatistics, states: Array, mask: Array) -> Array:
+def normalise_states(statistics: TextStatistics, states: Array, mask: Array) -> Array:
     """States [..., L, D] in the networks' units, 0 where the mask [..., L] is False."""
     return jnp.where(mask[..., None], (states - statistics.state_mean) / statistics.state_std, 0.0)
 
@@ -85,7 +85,7 @@ def _state_masks(table: TextTable) -> np.ndarray:
 def normalise_text(statistics: TextStatistics, prompt: TextPrompt) -> TextPrompt:
     """A text prompt in the networks' units; padded tokens become 0."""
     return TextPrompt(
-        states=_normalise_states(statistics, prompt.states, prompt.mask),
+        states=normalise_states(statistics, prompt.states, prompt.mask),
         mask=prompt.mask,
         numbers=prompt.numbers / statistics.number_scale,
         number_index=prompt.number_index,
@@ -96,8 +96,9 @@ def sample_text(table: TextTable, key: Array, task_id: Array) -> TextPrompt:
     """One description per task, drawn uniformly. task_id int [...] -> prompts [..., L, ...]."""
     column = jax.random.randint(key, task_id.shape, 0, table.counts[task_id])
     description = table.rows[task_id, column]
+    row = table.state_rows[description]
     return TextPrompt(
-        states=table.states[table.state_rows[description]],
+        states=jax.tree.map(lambda states: states[row], table.states),
         mask=table.mask[description],
         numbers=table.numbers[description],
         number_index=table.number_index[description],

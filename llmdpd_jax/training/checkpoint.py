@@ -5,11 +5,13 @@ runs/x/checkpoints/<step>/state       the whole TrainState (exact resume)
                           metadata    config, shapes, task family, identity of the text encoder (JSON)
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from llmdpd_jax import __version__
 from llmdpd_jax.agents.llmdpd import Agent, TrainState, make_agent
@@ -17,7 +19,7 @@ from llmdpd_jax.config import from_json, to_json
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.types import Array, Batch, Statistics, TextPrompt, TextStatistics, TrajectoryPrompt
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Checkpoint(NamedTuple):
@@ -32,12 +34,13 @@ class Checkpoint(NamedTuple):
     path: Path
 
 
-def make_metadata(config, statistics: Statistics, text_width: int, encoder: dict, manifest: dict) -> dict:
+def make_metadata(config, statistics: Statistics, text_width: int, encoder: dict, tuning: dict, manifest: dict) -> dict:
     """What a checkpoint says of itself, JSON-able.
 
     Args:
       text_width: D, width of the LLM's hidden states.
       encoder: identity of the text encoder, with the hash of its weights.
+      tuning: what is trained of the LLM; empty if it is frozen.
       manifest: `family`, `horizon` and `digest` of the training data.
     """
     return {
@@ -48,6 +51,7 @@ def make_metadata(config, statistics: Statistics, text_width: int, encoder: dict
         "action_size": statistics.action_low.shape[0],
         "text_width": text_width,
         "text_encoder": encoder,
+        "tuning": {path: list(leaf.shape) for path, leaf in flatten_dict(tuning, sep="/").items()},
         "manifest": manifest,
     }
 
@@ -84,9 +88,9 @@ def example_inputs(metadata: dict) -> tuple[Batch, TextPrompt]:
     return batch, text
 
 
-def initial_state(agent: Agent, metadata: dict, key: Array) -> TrainState:
-    """A fresh TrainState for the shapes in the metadata."""
-    return agent.init(key, *example_inputs(metadata))
+def initial_state(agent: Agent, metadata: dict, key: Array, tuning: dict) -> TrainState:
+    """A fresh TrainState for the shapes in the metadata, and what is trained of the LLM."""
+    return agent.init(key, *example_inputs(metadata), tuning)
 
 
 def manager(run: Path, keep: int = 2) -> ocp.CheckpointManager:
@@ -147,8 +151,13 @@ def load(path: str | Path) -> Checkpoint:
     config = from_json(metadata["config"], str(folder))
     agent = make_agent(config, metadata["observation_size"], metadata["action_size"])
     sizes = metadata["observation_size"], metadata["action_size"], metadata["text_width"]
+    tuning = unflatten_dict(
+        {path: jax.ShapeDtypeStruct(shape, jax.numpy.float32) for path, shape in metadata["tuning"].items()}, sep="/"
+    )
     template = ocp.args.Composite(
-        state=ocp.args.StandardRestore(jax.eval_shape(lambda: initial_state(agent, metadata, jax.random.key(0)))),
+        state=ocp.args.StandardRestore(
+            jax.eval_shape(partial(initial_state, agent, metadata), jax.random.key(0), tuning)
+        ),
         statistics=ocp.args.StandardRestore(_statistics_template(*sizes)),
     )
     try:

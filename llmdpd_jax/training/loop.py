@@ -4,6 +4,7 @@ import hashlib
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from llmdpd_jax.data.sampler import sample_batch
 from llmdpd_jax.data.store import load_split, statistics
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.llm.encoder import TextEncoder, encoder_settings
+from llmdpd_jax.models.llm.tuning import FrozenLLM, init_tuning
 from llmdpd_jax.models.llm.weights import cache_folder
 from llmdpd_jax.prompts.cache import cached_prompts
 from llmdpd_jax.prompts.table import TextTable, make_table, normalise_table, sample_text, text_statistics
@@ -35,24 +37,35 @@ def make_train_call(agent: Agent, groups: int, group_size: int, prompt_length: i
     """The compiled call of many updates: batches are drawn on the device, nothing goes through the host.
 
     Returns:
-      `(state, store, statistics, texts, key, count) -> (state, metrics)`: `count` updates (traced, so that a shorter
-      last call compiles nothing) and the means of their metrics. The state is donated. The key of
-      an update depends only on the run's key and the step, so a resumed run draws the same batches.
+      `(state, store, statistics, texts, llm, key, count) -> (state, metrics)`: `count` updates (traced, so that a
+      shorter last call compiles nothing) and the means of their metrics. The state is donated. The key of an update
+      depends only on the run's key and the step, so a resumed run draws the same batches. `llm` is the one that is
+      tuned, None if it is frozen.
     """
 
-    def one_update(state: TrainState, store: Store, statistics: Statistics, texts: TextTable, key: Array):
+    def one_update(
+        state: TrainState, store: Store, statistics: Statistics, texts: TextTable, llm: FrozenLLM | None, key: Array
+    ):
         key_batch, key_text, key_update = jax.random.split(jax.random.fold_in(key, state.step), 3)
         batch = normalise_batch(statistics, sample_batch(store, key_batch, groups, group_size, prompt_length))
-        return agent.update(state, batch, sample_text(texts, key_text, batch.task_id), key_update)
+        return agent.update(state, batch, sample_text(texts, key_text, batch.task_id), key_update, llm)
 
     @partial(jax.jit, donate_argnums=0)
-    def train_call(state: TrainState, store: Store, statistics: Statistics, texts: TextTable, key: Array, count: Array):
+    def train_call(
+        state: TrainState,
+        store: Store,
+        statistics: Statistics,
+        texts: TextTable,
+        llm: FrozenLLM | None,
+        key: Array,
+        count: Array,
+    ):
         def body(_, carry):
             state, sums = carry
-            state, metrics = one_update(state, store, statistics, texts, key)
+            state, metrics = one_update(state, store, statistics, texts, llm, key)
             return state, jax.tree.map(jnp.add, sums, metrics)
 
-        shapes = jax.eval_shape(one_update, state, store, statistics, texts, key)[1]
+        shapes = jax.eval_shape(one_update, state, store, statistics, texts, llm, key)[1]
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         state, sums = jax.lax.fori_loop(0, count, body, (state, zeros))
         return state, jax.tree.map(lambda x: x / count, sums)
@@ -86,15 +99,21 @@ def check_descriptions(split: TaskSplit) -> None:
             )
 
 
-def read_descriptions(config, tasks) -> tuple[TextTable, TextStatistics, dict]:
-    """Every description of the tasks in the networks' units, those units, and the identity of the LLM."""
-    encoder = TextEncoder(encoder_settings(config.text))
-    descriptions = [list(task.descriptions) for task in tasks]
-    folder = cache_folder() / "embeddings"
-    prompts = cached_prompts(encoder, [d for each in descriptions for d in each], folder, progress=True)
-    table = make_table(prompts, [len(each) for each in descriptions])
+def read_descriptions(encoder: TextEncoder, tasks) -> tuple[TextTable, TextStatistics]:
+    """Every description of the tasks in the networks' units, and those units."""
+    descriptions = [d for task in tasks for d in task.descriptions]
+    prompts = cached_prompts(encoder, descriptions, cache_folder() / "embeddings", progress=True)
+    table = make_table(prompts, [len(task.descriptions) for task in tasks])
     units = text_statistics(table)
-    return normalise_table(units, table), units, encoder.identity
+    return normalise_table(units, table), units
+
+
+def tune_llm(config, encoder: TextEncoder, tasks, texts: TextTable, units: TextStatistics, key: Array):
+    """For an LLM that is tuned: the table with what it reads for its states, its weights, and what is trained of it."""
+    distinct = dict.fromkeys(encoder.read(d).text for task in tasks for d in task.descriptions)
+    llm = FrozenLLM(replace(encoder.config, remat=True, lora_rank=config.text.lora_rank), encoder.params, units)
+    inputs = jax.tree.map(jnp.asarray, encoder.llm_inputs(list(distinct)))
+    return texts.replace(states=inputs), llm, init_tuning(llm.config, config.text.soft_tokens, key)
 
 
 class Interrupt:
@@ -162,28 +181,34 @@ def train(config, run: str | Path) -> Path:
     manifest = load_manifest(config.data.manifest)
     check_descriptions(require_split(manifest, "train"))
     data = load_split(manifest, "train")
-    texts, text_units, encoder_identity = read_descriptions(config, data.split.tasks)
+    encoder = TextEncoder(encoder_settings(config.text))
+    texts, text_units = read_descriptions(encoder, data.split.tasks)
 
     given, config = config, config.copy_and_resolve_references()
     if config.agent.discount == 0.0:
         config.agent.discount = automatic_discount(np.asarray(data.store.lengths))
     agent = make_agent(config, data.observation_size, data.action_size)
     units, digest = statistics(data), store_digest(data.store)
+    key_init, key_run = jax.random.split(jax.random.key(config.seed))
+    llm, tuning = None, {}
+    if config.text.lora_rank or config.text.soft_tokens:
+        key_tuning = jax.random.fold_in(key_init, 1)
+        texts, llm, tuning = tune_llm(config, encoder, data.split.tasks, texts, text_units, key_tuning)
     metadata = checkpoint.make_metadata(
         config,
         units,
-        texts.states.shape[-1],
-        encoder_identity,
+        text_units.state_mean.shape[0],
+        encoder.identity,
+        tuning,
         {"family": manifest.family, "horizon": manifest.horizon, "digest": digest},
     )
-    key_init, key_run = jax.random.split(jax.random.key(config.seed))
 
     run.mkdir(parents=True, exist_ok=True)
     if not (run / "config.json").exists():
         (run / "config.json").write_text(to_json(given))
     with checkpoint.manager(run, config.train.keep_checkpoints) as checkpoints:
         if checkpoints.latest_step() is None:
-            state = jax.jit(partial(checkpoint.initial_state, agent, metadata))(key_init)
+            state = jax.jit(partial(checkpoint.initial_state, agent, metadata))(key_init, tuning)
         else:
             restored = checkpoint.load(run)
             if restored.metadata["manifest"]["digest"] != digest:
@@ -195,7 +220,7 @@ def train(config, run: str | Path) -> Path:
             checkpoint.save(checkpoints, state, units, text_units, metadata)
 
         run_updates(
-            lambda state, count: train_call(state, data.store, units, texts, key_run, count),
+            lambda state, count: train_call(state, data.store, units, texts, llm, key_run, count),
             state,
             config.train,
             run,

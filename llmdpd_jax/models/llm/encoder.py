@@ -19,6 +19,7 @@ from llmdpd_jax.models.llm.gguf import open_gguf
 from llmdpd_jax.models.llm.layers import ModelConfig
 from llmdpd_jax.models.llm.network import hidden_states, random_params
 from llmdpd_jax.models.llm.safetensors import find_folder, open_safetensors
+from llmdpd_jax.models.llm.tuning import tuned_config, tuning_hash
 from llmdpd_jax.models.llm.weights import SHA256, content_hash, fetch_weights
 from llmdpd_jax.prompts.text import (
     Reading,
@@ -28,7 +29,7 @@ from llmdpd_jax.prompts.text import (
     pad_and_stack,
     read_description,
 )
-from llmdpd_jax.types import TextPrompt
+from llmdpd_jax.types import LLMInput, TextPrompt
 
 # Part of every encoder's identity: raise it when the same weights and settings come to give other prompts, so that
 # cached embeddings of before are not taken for those of now.
@@ -80,6 +81,7 @@ class TextEncoder:
     """Encodes descriptions. Nothing is read from disk until it is needed, and then once."""
 
     settings: TextEncoderSettings
+    tuning: dict | None = None  # adapters and soft tokens that were trained with a policy (`models.llm.tuning`)
 
     @cached_property
     def identity(self) -> dict:
@@ -96,7 +98,7 @@ class TextEncoder:
             "dtype": s.dtype,
             "random_seed": s.random_seed,
             "version": ENCODING_VERSION,
-        }
+        } | ({"tuning": tuning_hash(self.tuning)} if self.tuning else {})
 
     @property
     def width(self) -> int:
@@ -152,13 +154,31 @@ class TextEncoder:
                 tokens = np.zeros((1 << (len(batch) - 1).bit_length(), length), np.int32)
                 for row, i in zip(tokens, batch, strict=False):
                     row[: len(inputs[i].tokens)] = inputs[i].tokens
-                states = np.asarray(hidden_states(self.config, self.params, tokens))
+                states = np.asarray(self._hidden_states(tokens))
                 if not np.isfinite(states).all():
                     raise UserError(
                         f"text encoder source {self.settings.source!r}: its weights give states that are NaN"
                     )
                 for row, i in zip(states, batch, strict=False):
                     yield i, TokenStates(row[inputs[i].places], inputs[i].offsets)
+
+    def _hidden_states(self, tokens: np.ndarray) -> jax.Array:
+        """States [B, L, D] of right-padded token ids [B, L]."""
+        if not self.tuning:
+            return hidden_states(self.config, self.params, tokens)
+        return hidden_states(tuned_config(self.config, self.tuning), self.params, tokens, **self.tuning)
+
+    def llm_inputs(self, texts: Sequence[str]) -> LLMInput:
+        """What the LLM is given of U texts (of `read`), as NumPy arrays [U, ...] padded on the right."""
+        inputs = [self._tokenize(text) for text in texts]
+        tokens, places = (
+            np.zeros((len(texts), max(len(getattr(one, name)) for one in inputs)), np.int32)
+            for name in ("tokens", "places")
+        )
+        for row, place, one in zip(tokens, places, inputs, strict=True):
+            row[: len(one.tokens)], place[: len(one.places)] = one.tokens, one.places
+        lengths = np.array([len(one.tokens) for one in inputs])
+        return LLMInput(tokens, np.arange(tokens.shape[1]) < lengths[:, None], places)
 
     def _tokenize(self, text: str) -> "_Input":
         """Token ids of the prefix and the text, and which of them are the text's.
