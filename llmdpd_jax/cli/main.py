@@ -54,7 +54,15 @@ def make_parser() -> argparse.ArgumentParser:
     sub = add(embed)
     sub.add_argument("--fetch", action="store_true", help="only obtain the default LLM's weights")
     sub.add_argument("--manifest", type=Path, help="embed every description of this tasks.json")
-    sub.add_argument("--source", default="smollm2", help="LLM, as text.source of a config (default: %(default)s)")
+    sub.add_argument("--file", help="embed a text file's lines, each a description; - is standard input")
+    sub.add_argument("--list", action="store_true", help="show what the cache holds")
+    sub.add_argument("--clear", action="store_true", help="delete what the cache holds of the source, or --all")
+    sub.add_argument("--source", help="LLM, as text.source of a config (default: smollm2)")
+    sub.add_argument("--layer", type=int, help="LLM block to read, as text.layer (default: 10; --clear: all)")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="also write the prompts to FILE.safetensors")
+    sub.add_argument("--batch-tokens", type=int, help="tokens a device reads at once (default: by the device)")
+    sub.add_argument("--all", action="store_true", help="with --clear: of every source, unknown ones too")
+    sub.add_argument("--yes", action="store_true", help="with --clear: do not ask")
 
     sub = add(validation)
     sub.add_argument("manifest", type=Path, help="tasks.json whose train tasks are divided")
@@ -130,25 +138,10 @@ def collect(options) -> None:
 
 
 def embed(options) -> None:
-    """obtain the LLM and read descriptions with it, into the cache"""
-    from llmdpd_jax.models.llm.weights import cache_folder, fetch_weights
+    """obtain the LLM; read descriptions with it, into the cache; show or clear the cache"""
+    from llmdpd_jax.cli.embed import embed as run
 
-    if options.fetch:
-        print(fetch_weights())
-        return
-    if options.manifest is None:
-        raise UserError("embed: give --fetch, or --manifest=tasks.json")
-    from llmdpd_jax.models.llm.encoder import TextEncoder, TextEncoderSettings
-    from llmdpd_jax.prompts.cache import cached_prompts
-    from llmdpd_jax.tasks.manifest import load_manifest
-
-    manifest = load_manifest(options.manifest)
-    texts = [d for task in manifest.tasks for d in (*task.descriptions, *task.held_out_descriptions)]
-    folder = cache_folder() / "embeddings"
-    prompts = cached_prompts(TextEncoder(TextEncoderSettings(options.source)), texts, folder, progress=True)
-    print(
-        f"{folder}: {len(texts)} descriptions of {options.manifest}, at most {max(len(p.mask) for p in prompts)} tokens"
-    )
+    run(options)
 
 
 def validation(options) -> None:

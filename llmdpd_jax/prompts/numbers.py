@@ -63,6 +63,11 @@ _PARTS = {
 _SIGN_WORDS = {"minus": -1, "negative": -1, "plus": 1, "positive": 1}
 _NOT_QUANTITIES = {"dimensional", "legged", "shot", "armed", "way"}  # "two-dimensional", "zero-shot"
 _POINTING = {"the", "this", "that", "each", "every", "any", "no", "which", "another", "only", "some"}  # "the one that"
+_STARTS = {*_DIGITS, *_TEENS, *_TENS, *_SIGN_WORDS, "half", "a"}  # words that a spelled number can begin with
+_SIGNS_OF_ONE = _STARTS - {"a"} | {"quarter"}  # one of them is in every spelled number
+_WORD = re.compile(r"(?<![A-Za-z0-9_])[A-Za-z]+(?![A-Za-z0-9_])")
+_JOIN = re.compile(r"\s+|[-‐‑]")
+_SIGN_BEFORE = re.compile(rf"\b(minus|negative|plus|positive)[{DASHES}\s]+$", re.IGNORECASE)
 
 
 PLACEHOLDER = "1"  # stands for any number where numbers are hidden; a word that every LLM reads as a number
@@ -109,26 +114,28 @@ def hide_numbers(text: str) -> tuple[str, list[Number]]:
     return "".join([*pieces, text[at:]]), numbers
 
 
-def number_channel(
-    text: str, numbers: Sequence[Number], offsets: Sequence[tuple[int, int]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of a text laid on its tokens.
+def spelling_tokens(text: str, numbers: Sequence[Number], offsets: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Which number of a text each of its tokens helps to spell.
 
     Args:
         text: the description.
-        numbers: from `read_numbers(text)` or with `text` from `hide_numbers`.
+        numbers: from `read_numbers(text)` or with `text` from `hide_numbers`; only their places count.
         offsets: L pairs (start, end), the characters of `text` that each token covers. A token that covers nothing but
             white space within a number's characters does not count as spelling it.
 
-    Returns: values [L] float32, that of the number a token helps to spell or 0; index [L] int32, which number of the
-        text that is, or -1.
+    Returns: [L] int32, the number's place in `numbers`, or -1.
     """
-    values, index = np.zeros(len(offsets), np.float32), np.full(len(offsets), -1, np.int32)
+    index = np.full(len(offsets), -1, np.int32)
     for i, number in enumerate(numbers):
         for token, (start, end) in enumerate(offsets):
             if text[max(start, number.start) : min(end, number.end)].strip():
-                values[token], index[token] = number.value, i
-    return values, index
+                index[token] = i
+    return index
+
+
+def values_at(numbers: Sequence[Number], index: np.ndarray) -> np.ndarray:
+    """Values [L] float32 of the numbers that tokens spell, by `spelling_tokens`; 0 where the index is -1."""
+    return np.array([*(number.value for number in numbers), 0.0], np.float32)[index]
 
 
 def _read_figures(text: str) -> list[Number]:
@@ -154,7 +161,7 @@ def _read_figures(text: str) -> list[Number]:
 
 def _sign_before(text: str, start: int) -> tuple[int, int]:
     """Sign of the number whose figures begin at `start`, and where the number begins with its sign."""
-    word = re.search(rf"\b(minus|negative|plus|positive)[{DASHES}\s]+$", text[:start], re.IGNORECASE)
+    word = _SIGN_BEFORE.search(text[:start])
     if word:
         return _SIGN_WORDS[word.group(1).lower()], word.start()
     mark = text[:start].rstrip(" ")
@@ -182,18 +189,24 @@ class _Word:
 
 def _split_words(text: str) -> list[_Word]:
     words: list[_Word] = []
-    for match in re.finditer(r"(?<![A-Za-z0-9_])[A-Za-z]+(?![A-Za-z0-9_])", text):
+    for match in _WORD.finditer(text):
         gap = text[words[-1].end : match.start()] if words else "."
-        joined = re.fullmatch(r"\s+|[-‐‑]", gap) is not None
+        joined = gap == " " or _JOIN.fullmatch(gap) is not None
         words.append(_Word(match.group().lower(), match.start(), match.end(), joined))
     return words
 
 
 def _read_words(text: str) -> list[Number]:
     """Numbers spelled out in English."""
+    # Most texts spell no number, and most words begin none: there are thousands of texts, so those are passed over.
+    if _SIGNS_OF_ONE.isdisjoint(map(str.lower, _WORD.findall(text))):
+        return []
     words = _split_words(text)
     numbers, i = [], 0
     while i < len(words):
+        if words[i].text not in _STARTS:
+            i += 1
+            continue
         phrase = _Phrase(words, i)
         value = phrase.number()
         if value is None:

@@ -1,12 +1,12 @@
 """Text prompts: from a description to what the LLM reads of it, and from what it says of that to a `TextPrompt`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from llmdpd_jax.errors import UserError
-from llmdpd_jax.prompts.numbers import Number, hide_numbers, number_channel, read_numbers
+from llmdpd_jax.prompts.numbers import Number, hide_numbers, read_numbers, spelling_tokens, values_at
 from llmdpd_jax.types import TextPrompt
 
 PADDING = {"states": 0.0, "mask": False, "numbers": 0.0, "number_index": -1}
@@ -35,12 +35,25 @@ def read_description(description: str, hide: bool) -> Reading:
     return Reading(text, tuple(numbers))
 
 
-def make_text_prompt(reading: Reading, tokens: TokenStates) -> TextPrompt:
-    """The prompt [L, ...] of NumPy arrays."""
-    numbers, number_index = number_channel(reading.text, reading.numbers, tokens.offsets)
-    return TextPrompt(
-        states=tokens.states, mask=np.ones(len(tokens.states), bool), numbers=numbers, number_index=number_index
-    )
+def make_text_prompts(readings: Sequence[Reading], tokens: Mapping[str, TokenStates]) -> list[TextPrompt]:
+    """The prompts [L_i, ...] of readings, of NumPy arrays, given what the LLM says of each of their texts.
+
+    Readings of one text share its arrays, but for the values of their numbers: thousands of descriptions that differ in
+    hidden numbers only cost little more than the few texts that the LLM reads.
+    """
+    shared: dict[tuple, dict[str, np.ndarray]] = {}
+
+    def make(reading: Reading) -> TextPrompt:
+        # The text alone may leave it open which of its digits are placeholders.
+        key = reading.text, *((number.start, number.end) for number in reading.numbers)
+        if key not in shared:
+            of_text = tokens[reading.text]
+            index = spelling_tokens(reading.text, reading.numbers, of_text.offsets.tolist())
+            shared[key] = {"states": of_text.states, "mask": np.ones(len(index), bool), "number_index": index}
+        arrays = shared[key]
+        return TextPrompt(**arrays, numbers=values_at(reading.numbers, arrays["number_index"]))
+
+    return [make(reading) for reading in readings]
 
 
 def pad_and_stack(prompts: Sequence[TextPrompt]) -> TextPrompt:

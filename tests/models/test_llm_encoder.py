@@ -1,6 +1,9 @@
 """Descriptions to prompts: what is padded, repeated, cut and laid on tokens."""
 
 import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -124,6 +127,57 @@ def test_few_shapes_are_compiled(llama_folder):
     texts = [f"go to ({'9' * digits}, 0.{i})" for digits in range(1, 6) for i in range(20)]
     encoder.encode(texts)
     assert hidden_states._cache_size() - before <= 3
+
+
+def test_full_batches_have_no_padded_rows(llama_folder, monkeypatch):
+    shapes = []
+    monkeypatch.setattr(
+        module, "hidden_states", lambda config, params, t: shapes.append(t.shape) or np.zeros((*t.shape, 32))
+    )
+    encoder = TextEncoder(TextEncoderSettings(source=str(llama_folder), layer=1), batch_tokens=16 * 11)
+    texts = [f"go {word}" for word in "abcdefghijklmnopqrs"]
+    found = dict(encoder.encode_each(texts))
+    assert sorted(found) == list(range(19))
+    assert shapes == [(8, 16), (8, 16), (4, 16)]
+
+
+@pytest.mark.slow
+def test_batches_are_divided_among_devices(llama_folder, tmp_path, subprocess_environment):
+    """Eight devices give the numbers of one, for batches that fill them and for one that does not."""
+    script = """
+import sys
+import jax, numpy as np
+from llmdpd_jax.models.llm.encoder import TextEncoder, TextEncoderSettings
+assert jax.local_device_count() == 8
+encoder = TextEncoder(TextEncoderSettings(source=sys.argv[1], layer=2), batch_tokens=64)
+assert encoder.params["embed"]["embedding"].sharding.num_devices == 8
+texts = [f"go to {chr(97 + i)} " * (1 + i % 3) for i in range(21)]
+np.savez(sys.argv[2], **vars(encoder.encode(texts)))
+"""
+    environment = subprocess_environment | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment |= {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", script, str(llama_folder), str(tmp_path / "eight.npz")]
+    subprocess.run(command, env=environment, check=True)
+    texts = [f"go to {chr(97 + i)} " * (1 + i % 3) for i in range(21)]
+    one = vars(make(llama_folder, hide_numbers=True).encode(texts))
+    with np.load(tmp_path / "eight.npz") as eight:
+        assert sorted(eight) == sorted(one)
+        for name in one:
+            np.testing.assert_allclose(eight[name], one[name], rtol=1e-5, atol=1e-4)  # states reach 35
+
+
+def test_batches_fit_into_the_memory_of_an_accelerator(llama_folder):
+    config = open_safetensors(llama_folder).config
+
+    def batch(platform, stats):
+        return module._batch_tokens(config, 16, SimpleNamespace(platform=platform, memory_stats=lambda: stats))
+
+    assert batch("cpu", None) == 1024
+    assert batch("gpu", None) == 16384
+    assert batch("gpu", {"bytes_limit": 10**11, "bytes_in_use": 10**9}) == 16384
+    # 6 * 32 + 3 * 48 + 2 * 4 * 16 = 464 floats a token; half of 1856000 bytes hold 500 of them.
+    assert batch("gpu", {"bytes_limit": 2856000, "bytes_in_use": 10**6}) == 500
+    assert batch("gpu", {"bytes_limit": 100, "bytes_in_use": 100}) == 1
 
 
 def test_padded_lengths():

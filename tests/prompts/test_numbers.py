@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llmdpd_jax.errors import UserError
-from llmdpd_jax.prompts.numbers import Number, hide_numbers, number_channel, read_numbers
+from llmdpd_jax.prompts.numbers import Number, hide_numbers, read_numbers, spelling_tokens, values_at
 
 # text -> (value, characters that spell it), from left to right
 FIGURES = {
@@ -138,7 +138,8 @@ def test_numbers_on_tokens():
     spans = ["Go", " to", " (", "0", ".", "5", ",", " minus", " ", " 2", ")", " now"]
     ends = np.cumsum([len(span) for span in spans])
     offsets = list(zip([0, *ends[:-1]], ends, strict=True))
-    values, index = number_channel(text, read_numbers(text), offsets)
+    index = spelling_tokens(text, read_numbers(text), offsets)
+    values = values_at(read_numbers(text), index)
     assert values.tolist() == [0, 0, 0, 0.5, 0.5, 0.5, 0, -2, 0, -2, 0, 0]
     assert index.tolist() == [-1, -1, -1, 0, 0, 0, -1, 1, -1, 1, -1, -1]
     assert values.dtype == np.float32
@@ -147,9 +148,9 @@ def test_numbers_on_tokens():
 
 def test_several_tokens_for_one_character():
     """Byte-level tokenizers may cut "−" into bytes, all of which cover the same character."""
-    values, index = number_channel("−2", read_numbers("−2"), [(0, 1), (0, 1), (0, 1), (1, 2)])
-    assert values.tolist() == [-2] * 4
+    index = spelling_tokens("−2", read_numbers("−2"), [(0, 1), (0, 1), (0, 1), (1, 2)])
     assert index.tolist() == [0] * 4
+    assert values_at(read_numbers("−2"), index).tolist() == [-2] * 4
 
 
 def test_hidden_numbers_leave_the_rest_and_keep_their_places():

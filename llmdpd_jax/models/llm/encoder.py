@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.llm.checkpoint import Checkpoint, load_params
@@ -25,7 +26,7 @@ from llmdpd_jax.prompts.text import (
     Reading,
     TokenStates,
     check_texts,
-    make_text_prompt,
+    make_text_prompts,
     pad_and_stack,
     read_description,
 )
@@ -34,7 +35,8 @@ from llmdpd_jax.types import LLMInput, TextPrompt
 # Part of every encoder's identity: raise it when the same weights and settings come to give other prompts, so that
 # cached embeddings of before are not taken for those of now.
 ENCODING_VERSION = 3
-TOKENS_PER_BATCH = 1024  # on CPUs more gains nothing, and costs compile time and memory
+CPU_BATCH = 1024  # tokens; on CPUs more gains nothing, and costs compile time and memory
+ACCELERATOR_BATCH = 16384  # tokens, if they fit; enough to keep one busy with a small model
 SEPARATOR = "\n"
 
 
@@ -78,10 +80,20 @@ def load_text_encoder(settings: TextEncoderSettings) -> "TextEncoder":
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """Encodes descriptions. Nothing is read from disk until it is needed, and then once."""
+    """Encodes descriptions, on all devices of this host. Nothing is read from disk until needed, and then once."""
 
     settings: TextEncoderSettings
+    batch_tokens: int | None = None  # that a device reads at once; None: chosen by kind and memory of the device
     tuning: dict | None = None  # adapters and soft tokens that were trained with a policy (`models.llm.tuning`)
+
+    def __post_init__(self):
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise UserError(f"text encoder batch_tokens: expected a whole number from 1, got {self.batch_tokens}")
+
+    @property
+    def name(self) -> str:
+        """The source, as it was given."""
+        return self.settings.source
 
     @cached_property
     def identity(self) -> dict:
@@ -112,10 +124,16 @@ class TextEncoder:
 
     @cached_property
     def params(self) -> dict:
-        """The weights, on the default device."""
+        """The weights, a copy on each device of this host."""
         if self.settings.random_seed is not None:
-            return random_params(self.config, jax.random.key(self.settings.random_seed))
-        return load_params(self._checkpoint, self.config)
+            params = random_params(self.config, jax.random.key(self.settings.random_seed))
+        else:
+            params = load_params(self._checkpoint, self.config)
+        return jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
+
+    @cached_property
+    def _mesh(self) -> Mesh:
+        return Mesh(np.array(jax.local_devices()), ("data",))
 
     @cached_property
     def _checkpoint(self) -> Checkpoint:
@@ -130,7 +148,7 @@ class TextEncoder:
         readings = [self.read(text) for text in check_texts(texts)]
         distinct = list(dict.fromkeys(reading.text for reading in readings))
         tokens = {distinct[i]: states for i, states in self.encode_each(distinct)}
-        return pad_and_stack([make_text_prompt(reading, tokens[reading.text]) for reading in readings])
+        return pad_and_stack(make_text_prompts(readings, tokens))
 
     def read(self, description: str) -> Reading:
         """What the LLM is given of a description."""
@@ -139,22 +157,28 @@ class TextEncoder:
     def encode_each(self, texts: Sequence[str]) -> Iterator[tuple[int, TokenStates]]:
         """Yields (position in texts, states of the text's tokens) batch by batch, shortest texts first.
 
-        The texts are those of `read`. Sequences are padded to one of a few lengths and batches to a power of two, so
-        that few shapes are compiled.
+        The texts are those of `read`. Sequences are padded to one of a few lengths, and batches are divided among the
+        devices.
         """
+        devices = self._mesh.devices.ravel()
+        rows = NamedSharding(self._mesh, PartitionSpec("data"))
         inputs = [self._tokenize(text) for text in texts]
         buckets: dict[int, list[int]] = {}
         for i, item in enumerate(inputs):
             buckets.setdefault(_padded_length(len(item.tokens), self.config.max_length), []).append(i)
         for length, members in sorted(buckets.items()):
-            size = max(1, TOKENS_PER_BATCH // length)
+            budget = self.batch_tokens or _batch_tokens(self.config, length, devices[0])
+            # Powers of two, so that few shapes are compiled, a full batch has no padded rows, and one leftover prompt
+            # does not cost a full batch.
+            size = len(devices) * _power_of_two(max(1, budget // length))
             for first in range(0, len(members), size):
                 batch = members[first : first + size]
-                # A power of two, so that one leftover prompt does not cost a full batch.
-                tokens = np.zeros((1 << (len(batch) - 1).bit_length(), length), np.int32)
+                share = -(-len(batch) // len(devices))
+                share = _power_of_two(2 * share - 1)  # the next one up
+                tokens = np.zeros((len(devices) * share, length), np.int32)
                 for row, i in zip(tokens, batch, strict=False):
                     row[: len(inputs[i].tokens)] = inputs[i].tokens
-                states = np.asarray(self._hidden_states(tokens))
+                states = np.asarray(self._hidden_states(jax.device_put(tokens, rows)))
                 if not np.isfinite(states).all():
                     raise UserError(
                         f"text encoder source {self.settings.source!r}: its weights give states that are NaN"
@@ -162,11 +186,12 @@ class TextEncoder:
                 for row, i in zip(states, batch, strict=False):
                     yield i, TokenStates(row[inputs[i].places], inputs[i].offsets)
 
-    def _hidden_states(self, tokens: np.ndarray) -> jax.Array:
+    def _hidden_states(self, tokens: jax.Array) -> jax.Array:
         """States [B, L, D] of right-padded token ids [B, L]."""
         if not self.tuning:
             return hidden_states(self.config, self.params, tokens)
-        return hidden_states(tuned_config(self.config, self.tuning), self.params, tokens, **self.tuning)
+        tuning = jax.device_put(self.tuning, NamedSharding(self._mesh, PartitionSpec()))
+        return hidden_states(tuned_config(self.config, tuning), self.params, tokens, **tuning)
 
     def llm_inputs(self, texts: Sequence[str]) -> LLMInput:
         """What the LLM is given of U texts (of `read`), as NumPy arrays [U, ...] padded on the right."""
@@ -216,6 +241,24 @@ def _padded_length(length: int, most: int) -> int:
     """The next of 16, 24, 32, 48, 64, 96, 128, ..., or `most`: at most a third of a batch is padding."""
     power = max(16, 1 << (length - 1).bit_length())
     return min(power * 3 // 4 if 16 < length <= power * 3 // 4 else power, most)
+
+
+def _power_of_two(n: int) -> int:
+    """The largest that is at most n."""
+    return 1 << (n.bit_length() - 1)
+
+
+def _batch_tokens(config: ModelConfig, length: int, device: jax.Device) -> int:
+    """How many tokens of sequences of `length` one device is given at once; the weights are on it already."""
+    if device.platform == "cpu":
+        return CPU_BATCH
+    memory = device.memory_stats()  # not every backend tells
+    if not memory or "bytes_limit" not in memory:
+        return ACCELERATOR_BATCH
+    # What a block holds of a token at its widest: the residual stream, queries, keys and values, the MLP, scores.
+    floats = 6 * config.width + 3 * config.mlp_width + 2 * config.num_heads * length
+    free = memory["bytes_limit"] - memory["bytes_in_use"]
+    return max(1, min(ACCELERATOR_BATCH, free // 2 // (4 * floats)))
 
 
 def _open(source: str) -> Checkpoint:
