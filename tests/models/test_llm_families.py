@@ -14,6 +14,7 @@ from tiny_llama import tiny_config
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.llm.checkpoint import tree_shapes
 from llmdpd_jax.models.llm.decoder import VARIANTS
+from llmdpd_jax.models.llm.generation import generate
 from llmdpd_jax.models.llm.network import hidden_states, random_lora
 
 FAMILIES = ("bert", *VARIANTS)
@@ -61,6 +62,24 @@ def test_only_bert_reads_ahead(family):
     if family != "bert":
         assert (difference[:5] == 0).all()
     assert (difference[5:] > 1e-4).all()
+
+
+@pytest.mark.parametrize("family", VARIANTS)
+def test_generation_equals_reading_all_again_for_every_token(family):
+    """Rows of different lengths, padded on the left; longer than the window of local layers."""
+    config, params = model(family)
+    head = params["embed"]["embedding"]
+    rows = [TOKENS[0, :6], TOKENS[1, :3]]
+    tokens, mask = np.zeros((2, 6), np.int32), np.zeros((2, 6), bool)
+    for row, filled, one in zip(tokens, mask, rows, strict=True):
+        row[-len(one) :], filled[-len(one) :] = one, True
+    said = np.asarray(generate(config, params, head, tokens, mask, 7))
+    for i, one in enumerate(rows):
+        for _ in range(7):
+            last = np.asarray(hidden_states(config, params, one[None]))[0, -1]
+            one = np.append(one, np.argmax(head @ last)).astype(np.int32)
+        np.testing.assert_array_equal(said[i], one[len(rows[i]) :])
+    assert len({tuple(row) for row in said}) == 2
 
 
 def test_a_local_layer_sees_its_window_and_no_more():
@@ -160,6 +179,7 @@ import jax, numpy as np
 from dataclasses import replace
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from llmdpd_jax.models.llm.checkpoint import load_params
+from llmdpd_jax.models.llm.generation import generate
 from llmdpd_jax.models.llm.network import hidden_states
 from llmdpd_jax.models.llm.safetensors import open_safetensors
 

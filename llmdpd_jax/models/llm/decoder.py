@@ -102,13 +102,16 @@ class Block(nn.Module):
     """One decoder block, [B, L, D] -> [B, L, D], in the (carry, output) form that `nn.scan` asks for.
 
     `views` holds (cosines, sines, mask) of global layers and, if the model has a window, of local ones; `local` says
-    which kind this layer is.
+    which kind this layer is. With a mutable collection "cache" the block is given the places from `first` on, and keeps
+    the keys and values of all.
     """
 
     config: DecoderConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, local: jax.Array, views: list[tuple]) -> tuple[jax.Array, None]:
+    def __call__(
+        self, x: jax.Array, local: jax.Array, views: list[tuple], first: jax.Array | int
+    ) -> tuple[jax.Array, None]:
         c = self.config
         variant = VARIANTS[c.variant]
         view = jax.tree.map(lambda whole, near: jnp.where(local, near, whole), *views) if c.window else views[0]
@@ -134,6 +137,10 @@ class Block(nn.Module):
         queries = split(project(y, "query", c.num_heads, adapted=True), "query_norm")
         keys = split(project(y, "key", c.num_kv_heads, adapted=False), "key_norm")
         values = heads(project(y, "value", c.num_kv_heads, adapted=True))
+        if self.is_mutable_collection("cache"):
+            keys, values = (
+                self._remember(name, new, first, mask.shape[-1]) for name, new in (("keys", keys), ("values", values))
+            )
         attended = attend(queries, keys, values, mask, c.attention_scale)
         y = Dense(c, c.width, name="output")(attended.reshape(*x.shape[:-1], -1))
         x += norm(c, "attention_post_norm")(y) if variant.post_norm else y
@@ -145,6 +152,13 @@ class Block(nn.Module):
         x += norm(c, "mlp_post_norm")(y) if variant.post_norm else y
         return x, None
 
+    def _remember(self, name: str, new: jax.Array, first: jax.Array | int, places: int) -> jax.Array:
+        """What is known of all places [B, places, K, d], with the new ones [B, L, K, d] put in from `first` on."""
+        shape = (new.shape[0], places, *new.shape[2:])
+        memory = self.variable("cache", name, jnp.zeros, shape, new.dtype)
+        memory.value = jax.lax.dynamic_update_slice_in_dim(memory.value, new, first, axis=1)
+        return memory.value
+
 
 class Decoder(nn.Module):
     """Token ids [B, L] -> hidden states [B, L, D] after the last block the config keeps.
@@ -152,12 +166,21 @@ class Decoder(nn.Module):
     `mask` [B, L] tells real tokens from padding, left or right; states at padded places are to be ignored. Attention is
     causal, so with right padding alone no mask is needed. `prefix` [P, D] is a soft prompt put before the embedded
     tokens, whose states are left out.
+
+    Given piece by piece, with a mutable collection "cache", the tokens [B, L] are those of the places from `first` on,
+    and `mask` [B, M] tells of all places.
     """
 
     config: DecoderConfig
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, mask: jax.Array | None = None, prefix: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        tokens: jax.Array,
+        mask: jax.Array | None = None,
+        prefix: jax.Array | None = None,
+        first: jax.Array | int = 0,
+    ) -> jax.Array:
         c = self.config
         initial = nn.initializers.normal(c.width**-0.5)
         kinds = {"dtype": c.dtype, "param_dtype": c.dtype}
@@ -167,24 +190,25 @@ class Decoder(nn.Module):
         if prefix is not None:
             x, mask = put_before(prefix, x, mask)
 
-        length = x.shape[1]
-        positions = token_positions(length, mask)
-        causal = jnp.tril(jnp.ones((1, length, length), bool))
-        views = [(*rotation(c.rope, positions, c.head_dim), visible(causal, mask))]
+        length, places = x.shape[1], x.shape[1] if mask is None else mask.shape[1]
+        key_positions = token_positions(places, mask)
+        positions = jax.lax.dynamic_slice_in_dim(key_positions, first, length, axis=1)
+        causal = (jnp.arange(places) <= (first + jnp.arange(length))[:, None])[None]
+        views = [(*rotation(c.rope, positions, c.head_dim), visible(causal, mask, first))]
         if c.window:
-            near = positions[:, :, None] - positions[:, None, :] < c.window
-            views.append((*rotation(c.local_rope, positions, c.head_dim), visible(causal & near, mask)))
+            near = positions[:, :, None] - key_positions[:, None, :] < c.window
+            views.append((*rotation(c.local_rope, positions, c.head_dim), visible(causal & near, mask, first)))
 
         # Inside a scan the blocks cannot be merged with their recomputation, which is what prevent_cse is against.
         blocks = nn.scan(
             nn.remat(Block, prevent_cse=False) if c.remat else Block,
-            variable_axes={"params": 0, "lora": 0, "intermediates": 0},
+            variable_axes={"params": 0, "lora": 0, "cache": 0, "intermediates": 0},
             split_rngs={"params": True, "lora": True},
-            in_axes=(0, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast),
             length=c.num_layers,
         )
         local = jnp.array(c.local_layers or (False,) * c.num_layers)
-        x, _ = blocks(c, name="layers")(x, local, views)
+        x, _ = blocks(c, name="layers")(x, local, views, first)
         if c.final_norm:
             x = norm(c, "norm")(x)
         return x if prefix is None else x[:, len(prefix) :]

@@ -68,10 +68,10 @@ class Dense(nn.Module):
 
 
 def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, scale: float) -> jax.Array:
-    """Softmax attention [B, L, H, d] of queries [B, L, H, d] over keys and values [B, L, K, d], H a multiple of K.
+    """Softmax attention [B, L, H, d] of queries [B, L, H, d] over keys and values [B, M, K, d], H a multiple of K.
 
     Query heads h * H/K to (h + 1) * H/K - 1 share key head h (grouped queries, arXiv 2305.13245). `mask`
-    [B or 1, L, L] says which keys (last axis) a query sees, at least one. Weights are computed in float32 whatever the
+    [B or 1, L, M] says which keys (last axis) a query sees, at least one. Weights are computed in float32 whatever the
     dtype.
     """
     batch, length, heads, width = queries.shape
@@ -81,9 +81,9 @@ def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Arr
     rows = rows.reshape(batch, groups, -1, width)
     keys, values = keys.swapaxes(1, 2), values.swapaxes(1, 2)
     scores = jnp.einsum("bgrd,bgkd->bgrk", rows, keys, preferred_element_type=jnp.float32) * scale
-    scores = scores.reshape(batch, groups, -1, length, length)
+    scores = scores.reshape(batch, groups, -1, *mask.shape[1:])
     scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype).reshape(batch, groups, -1, length)
+    weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype).reshape(batch, groups, -1, mask.shape[-1])
     attended = jnp.einsum("bgrk,bgkd->bgrd", weights, values)
     attended = attended.reshape(batch, groups, heads // groups, length, width).transpose(0, 3, 1, 2, 4)
     return attended.reshape(batch, length, heads, width)
@@ -108,11 +108,12 @@ def token_positions(length: int, mask: jax.Array | None) -> jax.Array:
     return jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
 
 
-def visible(seen: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Which keys a query sees [B or 1, L, L]: of those `seen` [B or 1, L, L] the real ones, and in any case itself.
+def visible(seen: jax.Array, mask: jax.Array | None, first: jax.Array | int = 0) -> jax.Array:
+    """Which keys a query sees [B or 1, L, M]: of those `seen` [B or 1, L, M] the real ones, and in any case itself.
 
-    Seeing itself keeps the states of padded places finite; no real token sees them.
+    Seeing itself keeps the states of padded places finite; no real token sees them. The first query is key `first`.
     """
     if mask is None:
         return seen
-    return (seen & mask[:, None, :]) | jnp.eye(seen.shape[-1], dtype=bool)
+    queries, keys = (jnp.arange(n) for n in seen.shape[1:])
+    return (seen & mask[:, None, :]) | (keys == (first + queries)[:, None])
