@@ -32,7 +32,7 @@ def default_config() -> ml_collections.ConfigDict:
     data.prompt_length = 20  # steps of a trajectory prompt; longer episodes give windows of this length
 
     config.text = text = ml_collections.ConfigDict()
-    text.source = "smollm2"  # "smollm2", a .gguf file, or a local or hub folder of safetensors
+    text.source = "smollm2"  # or "minilm", "gemma3-270m", a .gguf file, a local or hub folder of safetensors
     text.layer = 10  # hidden states after this block; the rest of the LLM never runs
     text.repeat = True  # read the description twice and keep the second copy (echo embeddings, arXiv 2402.15449)
     text.hide_numbers = True  # the LLM reads a placeholder for each number: what it means, not which task it names

@@ -1,4 +1,4 @@
-"""A Llama small enough for tests, as a model folder with random weights."""
+"""Language models small enough for tests: a Llama as a model folder with random weights, configs of all families."""
 
 import json
 from pathlib import Path
@@ -51,6 +51,42 @@ def tiny_config(family: str) -> ModelConfig:
         attention_scale=0.25,
         **peculiar.get(family, {}),
     )
+
+
+def hf_config(config: ModelConfig) -> dict:
+    """config.json of a model whose config is that of `tiny_config`."""
+    if isinstance(config, BertConfig):
+        kind, activation = "bert", {"hidden_act": "gelu", "layer_norm_eps": config.norm_eps}
+    else:
+        kind, activation = config.variant, {"rms_norm_eps": config.norm_eps}
+    sizes = {
+        "model_type": kind,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.mlp_width,
+        "max_position_embeddings": config.max_length,
+        **activation,
+    }
+    if kind == "bert":
+        return sizes
+    sizes |= {
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "rope_theta": config.rope.theta,
+    }
+    if config.clip_qkv is not None:
+        sizes["clip_qkv"] = config.clip_qkv
+    if config.window:
+        kinds = {True: "sliding_attention", False: "full_attention"}
+        sizes |= {
+            "query_pre_attn_scalar": round(config.attention_scale**-2),
+            "sliding_window": config.window,
+            "layer_types": [kinds[local] for local in config.local_layers],
+            "rope_local_base_freq": config.local_rope.theta,
+        }
+    return sizes
 
 
 def tiny_tensors(seed: int = 0) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.llm.encoder import TextEncoder, TextEncoderSettings
-from llmdpd_jax.models.llm.weights import SHA256, cache_folder, fetch_weights
+from llmdpd_jax.models.llm.weights import SOURCES, cache_folder, fetch_weights, weights_sha256
 from llmdpd_jax.prompts.cache import Holding, cached_prompts, clear_holding, list_holdings
 from llmdpd_jax.prompts.text import pad_and_stack
 from llmdpd_jax.tasks.manifest import load_manifest
@@ -39,7 +39,9 @@ def embed(options) -> None:
         if given and asked[0] not in places:
             raise UserError(f"embed: {name} goes with {' or '.join(places)}, not with {asked[0]}")
     if options.fetch:
-        print(fetch_weights())
+        source = options.source or DEFAULT_SOURCE
+        path = fetch_weights(source)
+        print(f"{path}: {SOURCES[source].title}, license: {SOURCES[source].license}")
     elif options.list:
         show_holdings()
     elif options.clear:
@@ -200,9 +202,9 @@ def _encoder_cells(holding: Holding) -> tuple[str, str, str, str]:
 
 
 def _name(holding: Holding) -> str:
-    """The default LLM goes by its own name, wherever it was loaded from."""
-    known = holding.identity.get("weights_sha256") == SHA256
-    return DEFAULT_SOURCE if known else holding.name or "unknown"
+    """An LLM that can be fetched goes by its own name, wherever it was loaded from."""
+    known = {weights_sha256(name): name for name in SOURCES}
+    return known.get(holding.identity.get("weights_sha256")) or holding.name or "unknown"
 
 
 def _count(holdings: Sequence[Holding]) -> int:

@@ -52,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--overwrite", action="store_true", help="write data sets anew that are already there")
 
     sub = add(embed)
-    sub.add_argument("--fetch", action="store_true", help="only obtain the default LLM's weights")
+    sub.add_argument("--fetch", action="store_true", help="only obtain the LLM's weights")
     sub.add_argument("--manifest", type=Path, help="embed every description of this tasks.json")
     sub.add_argument("--file", help="embed a text file's lines, each a description; - is standard input")
     sub.add_argument("--list", action="store_true", help="show what the cache holds")
@@ -244,6 +244,6 @@ def _show(out: Path, results) -> None:
 def doctor(options) -> int:
     """print what is installed, seen and found, and how to mend what is not"""
     from llmdpd_jax.cli.doctor import doctor as run
-    from llmdpd_jax.models.llm.weights import SHA256, weights_file
+    from llmdpd_jax.models.llm.weights import weights_path, weights_sha256
 
-    return run(weights_file(), SHA256)
+    return run(weights_path(), weights_sha256())

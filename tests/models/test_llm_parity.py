@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from tiny_gguf import write_byte_level, write_gguf
 from tiny_llama import block_outputs, tiny_tokenizer
 
 from llmdpd_jax.models.llm.checkpoint import load_params
@@ -139,16 +140,51 @@ def test_tiny_model(family, tmp_path):
     assert_same_states(checkpoint, model, [checkpoint.tokenizer.encode(text).ids for text in TEXTS], cut=3)
 
 
-@pytest.mark.weights
-@pytest.mark.slow
-def test_smollm2(smollm2_file):
+@pytest.mark.parametrize("pre", ["gpt-2", "llama-bpe", "dbrx", "qwen2"])
+def test_tokenizers_from_gguf_files(pre, tmp_path):
+    from transformers import AutoTokenizer
+
+    # Token 0 is "!", which no text has: transformers takes it for a special one.
+    ends = [lambda w: w.add_bos_token_id(0), lambda w: w.add_add_bos_token(False)]
+    path = write_gguf(tmp_path / "a.gguf", tokenizer=lambda w: write_byte_level(w, pre), more=ends)
+    ours, theirs = open_gguf(path).tokenizer, AutoTokenizer.from_pretrained(tmp_path, gguf_file=path.name)
+    for text in [*TEXTS, "IT'S   12345 go\n\n  to\tthe 'goal'"]:
+        assert ours.encode(text).ids == theirs(text)["input_ids"]
+
+
+def assert_same_gguf(path, cut: int) -> None:
+    """Tokens and states of a GGUF file, against transformers reading the same file."""
     pytest.importorskip("accelerate", reason="transformers needs it to read GGUF files")
     from transformers import AutoModel, AutoTokenizer
 
-    checkpoint = open_gguf(smollm2_file)
-    folder, name = smollm2_file.parent, smollm2_file.name
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    checkpoint = open_gguf(path)
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     rows = [tokenizer(text)["input_ids"] for text in TEXTS]
     assert rows == [checkpoint.tokenizer.encode(text).ids for text in TEXTS]
-    model = AutoModel.from_pretrained(folder, gguf_file=name, dtype=torch.float32).eval()
-    assert_same_states(checkpoint, model, rows, cut=10)
+    model = AutoModel.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+    assert_same_states(checkpoint, model, rows, cut)
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+def test_smollm2(smollm2_file):
+    assert_same_gguf(smollm2_file, cut=10)
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+def test_gemma3(gemma_file):
+    assert_same_gguf(gemma_file, cut=6)
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+def test_minilm(minilm_folder):
+    from transformers import AutoModel, AutoTokenizer
+
+    checkpoint = open_safetensors(minilm_folder)
+    tokenizer = AutoTokenizer.from_pretrained(minilm_folder)
+    rows = [tokenizer(text)["input_ids"] for text in TEXTS]
+    assert rows == [checkpoint.tokenizer.encode(text).ids for text in TEXTS]
+    model = AutoModel.from_pretrained(minilm_folder, dtype=torch.float32).eval()
+    assert_same_states(checkpoint, model, rows, cut=3)

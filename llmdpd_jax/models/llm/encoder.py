@@ -21,7 +21,7 @@ from llmdpd_jax.models.llm.layers import ModelConfig
 from llmdpd_jax.models.llm.network import hidden_states, random_params
 from llmdpd_jax.models.llm.safetensors import find_folder, open_safetensors
 from llmdpd_jax.models.llm.tuning import tuned_config, tuning_hash
-from llmdpd_jax.models.llm.weights import SHA256, content_hash, fetch_weights
+from llmdpd_jax.models.llm.weights import SOURCES, content_hash, fetch_weights, weights_sha256
 from llmdpd_jax.prompts.text import (
     Reading,
     TokenStates,
@@ -44,7 +44,7 @@ SEPARATOR = "\n"
 class TextEncoderSettings:
     """What a text encoder is made of. Same settings and same weights give the same embeddings."""
 
-    source: str = "smollm2"  # "smollm2", a .gguf file, a model folder, or a hub id ("owner/name")
+    source: str = "smollm2"  # a name in SOURCES, a .gguf file, a model folder, or a hub id ("owner/name")
     layer: int = 10  # block whose output is used, 1 = first; less is computed and loaded the lower it is
     repeat: bool = True  # feed the description twice, use the second copy
     hide_numbers: bool = True  # the LLM reads a placeholder for each number; the values are in the numeric channel only
@@ -262,8 +262,8 @@ def _batch_tokens(config: ModelConfig, length: int, device: jax.Device) -> int:
 
 
 def _open(source: str) -> Checkpoint:
-    if source == "smollm2":
-        return open_gguf(fetch_weights())
+    if source in SOURCES:
+        source = str(fetch_weights(source))
     if source.endswith(".gguf"):
         return open_gguf(Path(source).expanduser())
     return open_safetensors(find_folder(source))
@@ -271,8 +271,8 @@ def _open(source: str) -> Checkpoint:
 
 def _weights_hash(source: str) -> str:
     """SHA-256 of the files an encoder is made from."""
-    if source == "smollm2":
-        return SHA256
+    if source in SOURCES:
+        return weights_sha256(source)
     if source.endswith(".gguf"):
         path = Path(source).expanduser()
         if not path.is_file():

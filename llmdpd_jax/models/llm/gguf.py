@@ -1,37 +1,93 @@
 """GGUF files (the format of llama.cpp): config, dequantised tensors and tokenizer, without torch."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from gguf import GGUFReader
 from gguf.quants import dequantize
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from llmdpd_jax.errors import UserError
+from llmdpd_jax.models.llm.bert import BertConfig
 from llmdpd_jax.models.llm.checkpoint import Checkpoint
 from llmdpd_jax.models.llm.decoder import DecoderConfig, Rope
+from llmdpd_jax.models.llm.gguf_tokenizer import make_tokenizer
+from llmdpd_jax.models.llm.layers import ModelConfig
 
-TOP_NAMES = {
-    "token_embd.weight": "embed_tokens.weight",
-    "output_norm.weight": "norm.weight",
-    "output.weight": "lm_head.weight",
+# Architecture in the file -> variant of the decoder, or "bert". Gemma's norm scales include the 1 in these files.
+ARCHITECTURES = {
+    "llama": "llama",
+    "olmo2": "olmo2",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "gemma3": "gemma3_text",
+    "bert": "bert",
 }
-LAYER_NAMES = {
+DECODER_NAMES = {
+    "token_embd": "embed_tokens",
+    "output_norm": "norm",
+    "output": "lm_head",
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
     "attn_output": "self_attn.o_proj",
+    "post_attention_norm": "post_attention_layernorm",
     "ffn_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-CONTROL, USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type that stand for tokens matched as a whole
+NAMES = dict.fromkeys(ARCHITECTURES, DECODER_NAMES) | {
+    "gemma3": DECODER_NAMES | {"ffn_norm": "pre_feedforward_layernorm"},
+    "bert": {
+        "token_embd": "embeddings.word_embeddings",
+        "position_embd": "embeddings.position_embeddings",
+        "token_types": "embeddings.token_type_embeddings",
+        "token_embd_norm": "embeddings.LayerNorm",
+        "attn_q": "attention.self.query",
+        "attn_k": "attention.self.key",
+        "attn_v": "attention.self.value",
+        "attn_output": "attention.output.dense",
+        "attn_output_norm": "attention.output.LayerNorm",
+        "ffn_up": "intermediate.dense",
+        "ffn_down": "output.dense",
+        "layer_output_norm": "output.LayerNorm",
+    },
+}
+ROPE_DIVISORS = "rope_freqs.weight"  # a tensor of Llama 3 files that belongs to the config
+# Constants of Gemma 3 that its files need not state.
+GEMMA_LOCAL_THETA, GEMMA_GLOBAL_EVERY = 10000.0, 6
+
+
+class Metadata:
+    """The fields of a GGUF file, with errors that name the file."""
+
+    def __init__(self, path: Path, fields: dict):
+        self.path, self._fields = path, fields
+        self._read = cache(lambda name: fields[name].contents())  # slow for a whole vocabulary
+        self.architecture = self["general.architecture"]
+        if self.architecture not in ARCHITECTURES:
+            known = ", ".join(ARCHITECTURES)
+            raise UserError(f"{path}: architecture {self.architecture!r} is not supported, only these are: {known}")
+
+    def get(self, name: str, default=None):
+        """The value of a field; names that start with a dot are the architecture's own."""
+        name = self.architecture + name if name.startswith(".") else name
+        return self._read(name) if name in self._fields else default
+
+    def __getitem__(self, name: str):
+        value = self.get(name)
+        if value is None:
+            raise UserError(f"{self.path}: the GGUF metadata have no {name!r}")
+        return value
 
 
 def open_gguf(path: str | Path) -> Checkpoint:
-    """Opens a Llama-family GGUF file; quantised tensors are dequantised to float32 as they are read.
+    """Opens a GGUF file of one of `ARCHITECTURES`; quantised tensors are dequantised to float32 as they are read.
 
     Raises: UserError if the file is missing, not readable as GGUF, or of another architecture or tokenizer.
     """
@@ -42,89 +98,92 @@ def open_gguf(path: str | Path) -> Checkpoint:
         reader = GGUFReader(path)
     except (ValueError, IndexError, KeyError, OSError) as error:
         raise UserError(f"{path}: not a readable GGUF file, perhaps cut short ({error})") from error
-
-    def field(name: str, default=None):
-        if name not in reader.fields:
-            if default is not None:
-                return default
-            raise UserError(f"{path}: the GGUF metadata have no {name!r}")
-        return reader.fields[name].contents()
-
-    architecture = field("general.architecture")
-    if architecture != "llama":
-        raise UserError(f"{path}: architecture {architecture!r} is not supported, only 'llama' is")
-
-    width, num_heads = field("llama.embedding_length"), field("llama.attention.head_count")
-    embedding_shape = next((t.shape for t in reader.tensors if t.name == "token_embd.weight"), (0, 0))
-    head_dim = field("llama.rope.dimension_count", width // num_heads)
-    config = DecoderConfig(
-        variant=architecture,
-        vocab_size=int(embedding_shape[1]),
-        width=width,
-        num_layers=field("llama.block_count"),
-        num_heads=num_heads,
-        num_kv_heads=field("llama.attention.head_count_kv", num_heads),
-        head_dim=head_dim,
-        mlp_width=field("llama.feed_forward_length"),
-        rope=Rope(field("llama.rope.freq_base", 10000.0)),
-        attention_scale=head_dim**-0.5,
-        norm_eps=field("llama.attention.layer_norm_rms_epsilon"),
-        max_length=field("llama.context_length"),
-    )
-    tensors = {_common_name(tensor.name): tensor for tensor in reader.tensors}
+    metadata = Metadata(path, reader.fields)
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    divisors = stored.pop(ROPE_DIVISORS, None)
+    config = _config(metadata, stored, None if divisors is None else _dequantize(path, divisors))
+    tensors = {_common_name(metadata.architecture, name): tensor for name, tensor in stored.items()}
 
     def read(name: str, index: tuple[slice, ...]) -> np.ndarray:
-        tensor = tensors[name]
-        weights = dequantize(tensor.data, tensor.tensor_type)
-        if name.endswith(("q_proj.weight", "k_proj.weight")):
+        if metadata.architecture == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
             # llama.cpp pairs neighbouring channels for the rotation, this package first with second half.
+            weights = _dequantize(path, tensors[name])
             pairs = weights.reshape(-1, config.head_dim // 2, 2, weights.shape[-1])
-            weights = pairs.swapaxes(1, 2).reshape(weights.shape)
-        return weights[index]
+            return pairs.swapaxes(1, 2).reshape(weights.shape)[index]
+        # Rows are quantised each by itself.
+        return _dequantize(path, tensors[name], index[0])[:, *index[1:]]
 
     return Checkpoint(
         source=str(path),
         config=config,
-        tokenizer=_tokenizer(path, field),
+        tokenizer=make_tokenizer(metadata),
         # GGUF names the fastest axis first.
         shapes={name: tuple(int(n) for n in reversed(tensor.shape)) for name, tensor in tensors.items()},
         read=read,
     )
 
 
-def _common_name(name: str) -> str:
+def _dequantize(path: Path, tensor, rows: slice = slice(None)) -> np.ndarray:
+    try:
+        return dequantize(tensor.data[rows], tensor.tensor_type)
+    except NotImplementedError as error:
+        raise UserError(f"{path}: {tensor.name} is quantised in a way that cannot be read ({error})") from error
+
+
+def _common_name(architecture: str, name: str) -> str:
     """The Hugging Face name of a GGUF tensor; names it does not know stay, to be reported as unknown."""
-    if name in TOP_NAMES:
-        return TOP_NAMES[name]
+    names, block = NAMES[architecture], "encoder.layer" if architecture == "bert" else "layers"
     match name.split("."):
-        case ["blk", layer, kind, "weight"] if kind in LAYER_NAMES:
-            return f"layers.{layer}.{LAYER_NAMES[kind]}.weight"
+        case ["blk", layer, kind, leaf] if kind in names:
+            return f"{block}.{layer}.{names[kind]}.{leaf}"
+        case [kind, leaf] if kind in names:
+            return f"{names[kind]}.{leaf}"
     return name
 
 
-def _tokenizer(path: Path, field) -> Tokenizer:
-    """Byte-level BPE from the metadata of a GGUF file."""
-    splitters = {
-        "smollm": [pre_tokenizers.Digits(individual_digits=True)],
-        "gpt-2": [],
+def _config(metadata: Metadata, tensors: dict, divisors: np.ndarray | None) -> ModelConfig:
+    """The config that a file's metadata describe; tensors serve to count rows of embedding tables."""
+
+    def rows(name: str) -> int:
+        return int(tensors[name].shape[1]) if name in tensors else 0
+
+    sizes = {
+        "vocab_size": rows("token_embd.weight"),
+        "width": metadata[".embedding_length"],
+        "num_layers": metadata[".block_count"],
+        "num_heads": metadata[".attention.head_count"],
+        "mlp_width": metadata[".feed_forward_length"],
+        "max_length": metadata[".context_length"],
     }
-    kind, splitter = field("tokenizer.ggml.model"), field("tokenizer.ggml.pre")
-    if kind != "gpt2" or splitter not in splitters:
-        raise UserError(
-            f"{path}: tokenizer {kind!r} with splitting {splitter!r} is not supported, only 'gpt2' with "
-            f"{sorted(splitters)} is; use the model's folder of safetensors instead"
-        )
-    words = field("tokenizer.ggml.tokens")
-    vocabulary = {word: token for token, word in enumerate(words)}
-    merges = [tuple(pair.split(" ")) for pair in field("tokenizer.ggml.merges")]
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splitters[splitter], byte_level])
-    tokenizer.decoder = decoders.ByteLevel()
-    whole = [
-        AddedToken(word, special=kind == CONTROL, normalized=False)
-        for word, kind in zip(words, field("tokenizer.ggml.token_type"), strict=True)
-        if kind in (CONTROL, USER_DEFINED)
-    ]
-    tokenizer.add_tokens(whole)
-    return tokenizer
+    if metadata.architecture == "bert":
+        epsilon = metadata[".attention.layer_norm_epsilon"]
+        return BertConfig(**sizes, norm_eps=epsilon, num_token_types=rows("token_types.weight"))
+
+    width_per_head = sizes["width"] // sizes["num_heads"]
+    head_dim = metadata.get(".attention.key_length", width_per_head)
+    if metadata.get(".rope.dimension_count", head_dim) != head_dim:
+        raise UserError(f"{metadata.path}: heads of which a part is not rotated are not supported")
+    theta = metadata.get(".rope.freq_base", 10000.0)
+    kind = metadata.get(".rope.scaling.type", "none")
+    if kind not in ("none", "linear"):
+        raise UserError(f"{metadata.path}: rope.scaling.type {kind!r} is not supported, only 'none' and 'linear' are")
+    if kind == "linear":
+        divisors = np.full(head_dim // 2, metadata[".rope.scaling.factor"])
+    decoder = {
+        "variant": ARCHITECTURES[metadata.architecture],
+        "norm_eps": metadata[".attention.layer_norm_rms_epsilon"],
+        "num_kv_heads": metadata.get(".attention.head_count_kv", sizes["num_heads"]),
+        "head_dim": head_dim,
+        "rope": Rope(theta, () if divisors is None else tuple(divisors.tolist())),
+        "attention_scale": head_dim**-0.5,
+    }
+    if metadata.architecture == "gemma3":
+        every = metadata.get(".attention.sliding_window_pattern", GEMMA_GLOBAL_EVERY)
+        decoder |= {
+            "window": metadata[".attention.sliding_window"],
+            "local_rope": Rope(metadata.get(".rope.freq_base_swa", GEMMA_LOCAL_THETA)),
+            "local_layers": tuple((layer + 1) % every != 0 for layer in range(sizes["num_layers"])),
+        }
+        if sizes["num_layers"] == 62:  # the 27B model, the only one that scales by another width
+            decoder["attention_scale"] = width_per_head**-0.5
+    return DecoderConfig(**sizes, **decoder)

@@ -12,6 +12,7 @@ from llmdpd_jax.models.llm.bert import BertConfig
 from llmdpd_jax.models.llm.checkpoint import Checkpoint
 from llmdpd_jax.models.llm.decoder import VARIANTS, DecoderConfig, Rope
 from llmdpd_jax.models.llm.layers import ModelConfig
+from llmdpd_jax.models.llm.weights import SOURCES
 
 HUB_PATTERNS = ("*.json", "*.model", "*.txt", "*.safetensors")
 
@@ -35,8 +36,8 @@ def find_folder(source: str) -> Path:
     except Exception as error:
         raise UserError(
             f"text encoder source {source!r}: no such folder, and the Hugging Face hub did not deliver it "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); give 'smollm2', a .gguf file, "
-            "a folder with config.json and *.safetensors, or a hub id that can be reached"
+            f"({type(error).__name__}: {str(error).splitlines()[0]}); give {', '.join(map(repr, SOURCES))}, "
+            "a .gguf file, a folder with config.json and *.safetensors, or a hub id that can be reached"
         ) from error
     return Path(local)
 
