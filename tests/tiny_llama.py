@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from safetensors.numpy import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from llmdpd_jax.models.llm.bert import BertBlock, BertConfig
 from llmdpd_jax.models.llm.checkpoint import load_params
@@ -129,12 +129,26 @@ def tiny_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def write_folder(folder: Path, tensors: dict[str, np.ndarray], config: dict = CONFIG, shards: int = 1) -> Path:
+def tiny_word_pieces(lowercase: bool = True) -> Tokenizer:
+    """A WordPiece tokenizer as BERT models come with it."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=320, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(["Go to the goal, going (quickly) [now], nAive cafe 1234."] * 3, trainer)
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return tokenizer
+
+
+def write_folder(
+    folder: Path, tensors: dict[str, np.ndarray], config: dict = CONFIG, shards: int = 1, tokenizer=None
+) -> Path:
     """Writes a model folder, with an index file if there is more than one shard."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
-    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    (tokenizer or tiny_tokenizer()).save(str(folder / "tokenizer.json"))
     if shards == 1:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         return folder

@@ -9,7 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_llama import block_outputs, tiny_tensors, tiny_tokenizer, write_folder
+from tiny_gguf import random_tensors
+from tiny_llama import (
+    block_outputs,
+    hf_config,
+    tiny_config,
+    tiny_tensors,
+    tiny_tokenizer,
+    tiny_word_pieces,
+    write_folder,
+)
 
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.llm import encoder as module
@@ -88,6 +97,37 @@ def test_only_the_repeated_text_is_read_whole_at_every_token(llama_folder):
         assert (np.abs(a - b).max() > 1e-3) == changes
 
 
+@pytest.mark.parametrize("family", ["olmo", "olmo2", "qwen2", "qwen3", "gemma3_text", "bert"])
+def test_every_family_reads_descriptions(family, tmp_path):
+    config = tiny_config(family)
+    tokenizer = tiny_word_pieces() if family == "bert" else None
+    folder = write_folder(tmp_path / "model", random_tensors(config), hf_config(config), tokenizer=tokenizer)
+    encoder = make(folder)
+    together = encoder.encode(TEXTS)
+    assert np.isfinite(together.states).all()
+    for i, text in enumerate(TEXTS):
+        alone = encoder.encode([text]).states[0]
+        np.testing.assert_allclose(together.states[i, : len(alone)], alone, rtol=1e-4, atol=1e-5)
+    # Whatever comes last in the text, the first word's state knows of it.
+    a, b = (encoder.encode([text]).states[0, 0] for text in ("go to the goal", "go to the go"))
+    assert np.abs(a - b).max() > 1e-3
+
+
+def test_bert_is_fed_once_between_its_own_tokens(tmp_path):
+    config = tiny_config("bert")
+    folder = write_folder(tmp_path / "model", random_tensors(config), hf_config(config), tokenizer=tiny_word_pieces())
+    encoder = make(folder)
+    encoding = open_safetensors(folder).tokenizer.encode("go to the goal")
+    assert encoding.tokens == ["[CLS]", "go", "to", "the", "goal", "[SEP]"]
+    states = hidden_states(encoder.config, encoder.params, np.array([encoding.ids]))
+    prompt = encoder.encode(["go to the goal"])
+    np.testing.assert_allclose(prompt.states[0], states[0, 1:-1], rtol=1e-4, atol=1e-5)
+    once = make(folder, repeat=False).encode(["go to the goal"])
+    np.testing.assert_array_equal(once.states, prompt.states)
+    with pytest.raises(UserError, match="the model's tokenizer finds nothing to read in it"):
+        encoder.encode(["\u0007"])
+
+
 def spelled_numbers(encoder, text, number_index) -> list[str]:
     """For each number of a text, the characters that its tokens cover."""
     offsets = encoder._tokenize(text).offsets
@@ -132,7 +172,7 @@ def test_few_shapes_are_compiled(llama_folder):
 def test_full_batches_have_no_padded_rows(llama_folder, monkeypatch):
     shapes = []
     monkeypatch.setattr(
-        module, "hidden_states", lambda config, params, t: shapes.append(t.shape) or np.zeros((*t.shape, 32))
+        module, "hidden_states", lambda config, params, t, mask: shapes.append(t.shape) or np.zeros((*t.shape, 32))
     )
     encoder = TextEncoder(TextEncoderSettings(source=str(llama_folder), layer=1), batch_tokens=16 * 11)
     texts = [f"go {word}" for word in "abcdefghijklmnopqrs"]
@@ -279,6 +319,25 @@ def test_smollm2_sees_no_massive_activation(smollm2_file):
         states = TextEncoder(settings).encode([TEXTS[0]]).states[0]
         norms = np.linalg.norm(states, axis=-1)
         assert norms.max() < 3 * np.median(norms)
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+def test_minilm_knows_what_texts_say(minilm_folder):
+    """Means of its states: of three paraphrases each is nearest to its own."""
+    encoder = TextEncoder(TextEncoderSettings(source="minilm", layer=6))
+    assert (
+        encoder.identity["weights_sha256"]
+        == TextEncoder(TextEncoderSettings(str(minilm_folder))).identity["weights_sha256"]
+    )
+    texts = ["open the drawer", "pull the window shut", "run as fast as a metre per second"]
+    texts += ["get the drawer to be open", "close the window", "keep a speed of one metre per second"]
+    prompt = encoder.encode(texts)
+    means = (prompt.states * prompt.mask[..., None]).sum(1) / prompt.mask.sum(1, keepdims=True)
+    means /= np.linalg.norm(means, axis=-1, keepdims=True)
+    similarity = means[:3] @ means[3:].T
+    assert similarity.argmax(axis=1).tolist() == [0, 1, 2]
+    assert similarity.diagonal().min() > 0.6
 
 
 @pytest.mark.weights

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Quantisation
 from tiny_gguf import FAMILIES, random_tensors, to_llama_cpp, write_byte_level, write_gguf
-from tiny_llama import hf_config, tiny_config, write_folder
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tiny_llama import hf_config, tiny_config, tiny_word_pieces, write_folder
 
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.llm.checkpoint import load_params
@@ -172,21 +171,9 @@ def test_sentence_piece_by_hand(tmp_path):
     assert open_gguf(with_space).tokenizer.encode("to go").tokens == ["<s>", "▁to", "▁", "go"]
 
 
-def word_pieces(lowercase: bool) -> Tokenizer:
-    """A WordPiece tokenizer as BERT models come with it."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=320, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(["Go to the goal, going (quickly) [now], nAive cafe 1234."] * 3, trainer)
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return tokenizer
-
-
 @pytest.mark.parametrize("lowercase", [True, False])
 def test_word_pieces_are_those_of_the_original(lowercase, tmp_path):
-    original = word_pieces(lowercase)
+    original = tiny_word_pieces(lowercase)
     vocabulary = original.get_vocab()
 
     def write(writer):

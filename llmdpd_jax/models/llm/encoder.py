@@ -2,7 +2,7 @@
 
 A causal LLM reads left to right, so its states at a word know nothing of what follows. By default the description is
 therefore fed twice and the states of the second copy are used, each of which has seen the whole text ("echo
-embeddings", Springer et al. 2024, arXiv 2402.15449).
+embeddings", Springer et al. 2024, arXiv 2402.15449). Models of the BERT family read both ways and are fed once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llmdpd_jax.errors import UserError
+from llmdpd_jax.models.llm.bert import BertConfig
 from llmdpd_jax.models.llm.checkpoint import Checkpoint, load_params
 from llmdpd_jax.models.llm.gguf import open_gguf
 from llmdpd_jax.models.llm.layers import ModelConfig
@@ -46,7 +47,7 @@ class TextEncoderSettings:
 
     source: str = "smollm2"  # a name in SOURCES, a .gguf file, a model folder, or a hub id ("owner/name")
     layer: int = 10  # block whose output is used, 1 = first; less is computed and loaded the lower it is
-    repeat: bool = True  # feed the description twice, use the second copy
+    repeat: bool = True  # feed the description twice, use the second copy; BERTs see all of it anyway and ignore this
     hide_numbers: bool = True  # the LLM reads a placeholder for each number; the values are in the numeric channel only
     dtype: str = "float32"  # or "bfloat16": half the memory, no faster on CPUs
     random_seed: int | None = None  # ablation: random weights from this seed instead of the trained ones
@@ -122,6 +123,10 @@ class TextEncoder:
         """Of the model cut at the layer of the settings. Raises UserError if it has no such layer."""
         return replace(self._checkpoint.config.truncate(self.settings.layer), dtype=self.settings.dtype)
 
+    @property
+    def _reads_both_ways(self) -> bool:
+        return isinstance(self.config, BertConfig)
+
     @cached_property
     def params(self) -> dict:
         """The weights, a copy on each device of this host."""
@@ -178,7 +183,11 @@ class TextEncoder:
                 tokens = np.zeros((len(devices) * share, length), np.int32)
                 for row, i in zip(tokens, batch, strict=False):
                     row[: len(inputs[i].tokens)] = inputs[i].tokens
-                states = np.asarray(self._hidden_states(jax.device_put(tokens, rows)))
+                mask = None
+                if self._reads_both_ways:
+                    lengths = [len(inputs[i].tokens) for i in batch] + [0] * (len(tokens) - len(batch))
+                    mask = np.arange(length) < np.array(lengths)[:, None]
+                states = np.asarray(self._hidden_states(*jax.device_put((tokens, mask), rows)))
                 if not np.isfinite(states).all():
                     raise UserError(
                         f"text encoder source {self.settings.source!r}: its weights give states that are NaN"
@@ -186,12 +195,12 @@ class TextEncoder:
                 for row, i in zip(states, batch, strict=False):
                     yield i, TokenStates(row[inputs[i].places], inputs[i].offsets)
 
-    def _hidden_states(self, tokens: jax.Array) -> jax.Array:
-        """States [B, L, D] of right-padded token ids [B, L]."""
+    def _hidden_states(self, tokens: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """States [B, L, D] of right-padded token ids [B, L], `mask` [B, L] True at real ones."""
         if not self.tuning:
-            return hidden_states(self.config, self.params, tokens)
+            return hidden_states(self.config, self.params, tokens, mask)
         tuning = jax.device_put(self.tuning, NamedSharding(self._mesh, PartitionSpec()))
-        return hidden_states(tuned_config(self.config, tuning), self.params, tokens, **tuning)
+        return hidden_states(tuned_config(self.config, tuning), self.params, tokens, mask, **tuning)
 
     def llm_inputs(self, texts: Sequence[str]) -> LLMInput:
         """What the LLM is given of U texts (of `read`), as NumPy arrays [U, ...] padded on the right."""
@@ -210,13 +219,15 @@ class TextEncoder:
 
         What precedes the text is its first copy and a separator, or the separator alone: a causal LLM piles a huge
         activation onto the first token of a sequence (norm 100 times that of the others in deep layers of SmolLM2),
-        which must not be one of the description's.
+        which must not be one of the description's. Before a BERT's text nothing is needed. Tokens that the tokenizer
+        puts around it ([CLS], [SEP], <bos>) are fed, but are not the text's own.
         """
-        prefix = text + SEPARATOR if self.settings.repeat else SEPARATOR
+        repeat = self.settings.repeat and not self._reads_both_ways
+        prefix = "" if self._reads_both_ways else text + SEPARATOR if repeat else SEPARATOR
         encoding = self._checkpoint.tokenizer.encode(prefix + text)
         if len(encoding.ids) > self.config.max_length:
             raise UserError(
-                f"description {text[:60]!r}...: {len(encoding.ids)} tokens{' (read twice)' * self.settings.repeat}, "
+                f"description {text[:60]!r}...: {len(encoding.ids)} tokens{' (read twice)' * repeat}, "
                 f"the model reads at most {self.config.max_length}"
             )
         own = [
@@ -224,6 +235,8 @@ class TextEncoder:
             for place, (start, end) in enumerate(encoding.offsets)
             if end > len(prefix)
         ]
+        if not own:
+            raise UserError(f"description {text[:60]!r}: the model's tokenizer finds nothing to read in it")
         places, offsets = zip(*own, strict=True)
         return _Input(encoding.ids, list(places), np.array(offsets, np.int32))
 
