@@ -92,6 +92,13 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("runs", type=Path, nargs="+", help="run folder; several are merged into one table")
     sub.add_argument("--out", type=Path, help="folder of the merged results (needed for several runs)")
 
+    sub = add(bench)
+    sub.add_argument("name", help="what to measure: text")
+    sub.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to FILE")
+    sub.add_argument("--threads", type=int, help="CPUs each side may use (default: all of this process)")
+    sub.add_argument("--repeats", type=int, default=5, help="turns of each side; medians count (default: %(default)s)")
+    sub.add_argument("--source", default="smollm2", help="LLM, as text.source of a config (default: %(default)s)")
+
     add(doctor)
     return parser
 
@@ -239,6 +246,24 @@ def _show(out: Path, results) -> None:
 
     Console().print(score_table(results))
     print(f"results: {out / 'results.json'}\npage:    {write_report(out)}")
+
+
+def bench(options) -> None:
+    """measure speed and memory beside a reference, on this machine"""
+    from rich.console import Console
+
+    from llmdpd_jax.bench.registry import Settings, run_benchmark
+    from llmdpd_jax.bench.rows import check_target, row_table, write_rows
+
+    if options.json is not None:
+        check_target(options.json)
+    done = run_benchmark(options.name, Settings(options.threads, options.repeats, options.source))
+    Console().print(row_table(done.rows))
+    for note in done.notes:
+        print(note)
+    if options.json is not None:
+        write_rows(options.json, options.name, done.rows)
+        print(f"rows: {options.json}")
 
 
 def doctor(options) -> int:

@@ -35,6 +35,11 @@ def make(folder, **settings) -> TextEncoder:
     return load_text_encoder(TextEncoderSettings(source=str(folder), **{"layer": 2, "hide_numbers": False, **settings}))
 
 
+def assert_close(states, expected):
+    """Up to rounding, which differs between batches: relative error (L2) of the states of a text."""
+    assert np.linalg.norm(states - expected) < 3e-5 * np.linalg.norm(expected)
+
+
 @pytest.fixture(autouse=True)
 def _cache(private_cache):
     """Hashes of test files do not go to the user's cache."""
@@ -71,7 +76,7 @@ def test_a_prompt_does_not_depend_on_its_company(llama_folder):
         alone = encoder.encode([text])
         length = alone.mask.shape[1]
         assert together.mask[i].tolist() == [True] * length + [False] * (together.mask.shape[1] - length)
-        np.testing.assert_allclose(together.states[i, :length], alone.states[0], rtol=1e-4, atol=1e-5)
+        assert_close(together.states[i, :length], alone.states[0])
         assert not together.states[i, length:].any()
         assert (together.number_index[i, length:] == -1).all()
 
@@ -107,7 +112,7 @@ def test_every_family_reads_descriptions(family, tmp_path):
     assert np.isfinite(together.states).all()
     for i, text in enumerate(TEXTS):
         alone = encoder.encode([text]).states[0]
-        np.testing.assert_allclose(together.states[i, : len(alone)], alone, rtol=1e-4, atol=1e-5)
+        assert_close(together.states[i, : len(alone)], alone)
     # Whatever comes last in the text, the first word's state knows of it.
     a, b = (encoder.encode([text]).states[0, 0] for text in ("go to the goal", "go to the go"))
     assert np.abs(a - b).max() > 1e-3
@@ -222,7 +227,7 @@ def test_batches_fit_into_the_memory_of_an_accelerator(llama_folder):
 
 def test_padded_lengths():
     lengths = [module._padded_length(n, 300) for n in range(1, 300)]
-    assert sorted(set(lengths)) == [16, 24, 32, 48, 64, 96, 128, 192, 256, 300]
+    assert sorted(set(lengths)) == [*range(16, 129, 8), *range(144, 257, 16), 288, 300]
     assert all(n <= padded for n, padded in enumerate(lengths, 1))
 
 

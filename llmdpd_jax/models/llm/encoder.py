@@ -118,6 +118,11 @@ class TextEncoder:
         """D, the width of the hidden states."""
         return self.config.width
 
+    @property
+    def depth(self) -> int:
+        """Blocks of the whole model."""
+        return self._checkpoint.config.num_layers
+
     @cached_property
     def config(self) -> ModelConfig:
         """Of the model cut at the layer of the settings. Raises UserError if it has no such layer."""
@@ -160,61 +165,58 @@ class TextEncoder:
         return read_description(description, self.settings.hide_numbers)
 
     def encode_each(self, texts: Sequence[str]) -> Iterator[tuple[int, TokenStates]]:
-        """Yields (position in texts, states of the text's tokens) batch by batch, shortest texts first.
+        """Yields (position in texts, states of the text's tokens) batch by batch, the longest texts first.
 
-        The texts are those of `read`. Sequences are padded to one of a few lengths, and batches are divided among the
-        devices.
+        The texts are those of `read`.
         """
-        devices = self._mesh.devices.ravel()
         rows = NamedSharding(self._mesh, PartitionSpec("data"))
-        inputs = [self._tokenize(text) for text in texts]
-        buckets: dict[int, list[int]] = {}
-        for i, item in enumerate(inputs):
-            buckets.setdefault(_padded_length(len(item.tokens), self.config.max_length), []).append(i)
-        for length, members in sorted(buckets.items()):
-            budget = self.batch_tokens or _batch_tokens(self.config, length, devices[0])
-            # Powers of two, so that few shapes are compiled, a full batch has no padded rows, and one leftover prompt
-            # does not cost a full batch.
-            size = len(devices) * _power_of_two(max(1, budget // length))
-            for first in range(0, len(members), size):
-                batch = members[first : first + size]
-                share = -(-len(batch) // len(devices))
-                share = _power_of_two(2 * share - 1)  # the next one up
-                tokens = np.zeros((len(devices) * share, length), np.int32)
-                for row, i in zip(tokens, batch, strict=False):
-                    row[: len(inputs[i].tokens)] = inputs[i].tokens
-                mask = None
-                if self._reads_both_ways:
-                    lengths = [len(inputs[i].tokens) for i in batch] + [0] * (len(tokens) - len(batch))
-                    mask = np.arange(length) < np.array(lengths)[:, None]
-                states = np.asarray(self._hidden_states(*jax.device_put((tokens, mask), rows)))
-                if not np.isfinite(states).all():
-                    raise UserError(
-                        f"text encoder source {self.settings.source!r}: its weights give states that are NaN"
-                    )
-                for row, i in zip(states, batch, strict=False):
-                    yield i, TokenStates(row[inputs[i].places], inputs[i].offsets)
+        for batch in self.batches(texts):
+            states = np.asarray(self._hidden_states(*jax.device_put((batch.tokens, batch.mask), rows)))
+            if not np.isfinite(states).all():
+                raise UserError(f"text encoder source {self.settings.source!r}: its weights give states that are NaN")
+            for row, i, item in zip(states, batch.members, batch.inputs, strict=False):
+                yield i, TokenStates(row[item.places], item.offsets)
 
-    def _hidden_states(self, tokens: jax.Array, mask: jax.Array | None) -> jax.Array:
+    def _hidden_states(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
         """States [B, L, D] of right-padded token ids [B, L], `mask` [B, L] True at real ones."""
+        # Padding on the right is nothing to a decoder, and to see no mask is the least work.
+        mask = mask if self._reads_both_ways else None
         if not self.tuning:
             return hidden_states(self.config, self.params, tokens, mask)
         tuning = jax.device_put(self.tuning, NamedSharding(self._mesh, PartitionSpec()))
         return hidden_states(tuned_config(self.config, tuning), self.params, tokens, mask, **tuning)
 
+    def batches(self, texts: Sequence[str]) -> Iterator["Batch"]:
+        """The batches that `encode_each` feeds the LLM with, which are divided among the devices.
+
+        Texts of like length go together, the longest first. A batch is padded to one of a few lengths and, where it is
+        not full, to a power of two for each device: little is computed in vain, and few shapes are compiled.
+        """
+        devices = self._mesh.devices.ravel()
+        inputs = self._inputs(texts)
+        order = sorted(range(len(inputs)), key=lambda i: len(inputs[i].tokens), reverse=True)
+        while order:
+            length = _padded_length(len(inputs[order[0]].tokens), self.config.max_length)
+            budget = self.batch_tokens or _batch_tokens(self.config, length, devices[0])
+            size = len(devices) * _power_of_two(max(1, budget // length))
+            chosen, order = order[:size], order[size:]
+            share = -(-len(chosen) // len(devices))
+            members = [inputs[i] for i in chosen]
+            yield Batch(chosen, members, *_pad(members, len(devices) * _power_of_two(2 * share - 1), length))
+
     def llm_inputs(self, texts: Sequence[str]) -> LLMInput:
         """What the LLM is given of U texts (of `read`), as NumPy arrays [U, ...] padded on the right."""
-        inputs = [self._tokenize(text) for text in texts]
-        tokens, places = (
-            np.zeros((len(texts), max(len(getattr(one, name)) for one in inputs)), np.int32)
-            for name in ("tokens", "places")
-        )
-        for row, place, one in zip(tokens, places, inputs, strict=True):
-            row[: len(one.tokens)], place[: len(one.places)] = one.tokens, one.places
-        lengths = np.array([len(one.tokens) for one in inputs])
-        return LLMInput(tokens, np.arange(tokens.shape[1]) < lengths[:, None], places)
+        inputs = self._inputs(texts)
+        tokens, mask = _pad(inputs, len(inputs), max(len(one.tokens) for one in inputs))
+        places = np.zeros((len(inputs), max(len(one.places) for one in inputs)), np.int32)
+        for row, one in zip(places, inputs, strict=True):
+            row[: len(one.places)] = one.places
+        return LLMInput(tokens, mask, places)
 
-    def _tokenize(self, text: str) -> "_Input":
+    def _inputs(self, texts: Sequence[str]) -> list["Input"]:
+        return [self._tokenize(text) for text in texts]
+
+    def _tokenize(self, text: str) -> "Input":
         """Token ids of the prefix and the text, and which of them are the text's.
 
         What precedes the text is its first copy and a separator, or the separator alone: a causal LLM piles a huge
@@ -238,11 +240,11 @@ class TextEncoder:
         if not own:
             raise UserError(f"description {text[:60]!r}: the model's tokenizer finds nothing to read in it")
         places, offsets = zip(*own, strict=True)
-        return _Input(encoding.ids, list(places), np.array(offsets, np.int32))
+        return Input(encoding.ids, list(places), np.array(offsets, np.int32))
 
 
 @dataclass(frozen=True)
-class _Input:
+class Input:
     """A text as the LLM is fed with it."""
 
     tokens: list[int]  # prefix and text
@@ -250,10 +252,28 @@ class _Input:
     offsets: np.ndarray  # [L, 2], characters of the text that each of its own tokens covers
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Texts that the LLM is fed with at once."""
+
+    members: list[int]  # their positions among all texts
+    inputs: list[Input]
+    tokens: np.ndarray  # [B, L] int32, padded on the right; rows beyond the members are padding too
+    mask: np.ndarray  # [B, L] bool, True at real tokens
+
+
+def _pad(inputs: Sequence[Input], rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids [rows, length], padded on the right, and the mask that is True at real ones."""
+    tokens, mask = np.zeros((rows, length), np.int32), np.zeros((rows, length), bool)
+    for row, real, one in zip(tokens, mask, inputs, strict=False):
+        row[: len(one.tokens)], real[: len(one.tokens)] = one.tokens, True
+    return tokens, mask
+
+
 def _padded_length(length: int, most: int) -> int:
-    """The next of 16, 24, 32, 48, 64, 96, 128, ..., or `most`: at most a third of a batch is padding."""
-    power = max(16, 1 << (length - 1).bit_length())
-    return min(power * 3 // 4 if 16 < length <= power * 3 // 4 else power, most)
+    """The next of 16, 24, 32, ..., 128, 144, ..., 256, 288, ...: steps of 8, for long texts an eighth; or `most`."""
+    step = max(8, _power_of_two(length - 1) // 8) if length > 16 else 16
+    return min(-(-length // step) * step, most)
 
 
 def _power_of_two(n: int) -> int:
