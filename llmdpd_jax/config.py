@@ -36,6 +36,7 @@ def default_config() -> ml_collections.ConfigDict:
     text.layer = 10  # hidden states after this block; the rest of the LLM never runs
     text.repeat = True  # read the description twice and keep the second copy (echo embeddings, arXiv 2402.15449)
     text.hide_numbers = True  # the LLM reads a placeholder for each number: what it means, not which task it names
+    text.units = True  # lengths, speeds and angles are read in metres, m/s and radians, whatever unit they are given in
     text.lora_rank = 0  # rank of adapters on the LLM's queries and values (LoRA: 8); 0 leaves the LLM as it is
     text.soft_tokens = 0  # learned vectors that the LLM reads before the text (prompt tuning); 0 is none
     text.random_init = False  # ablation: the same LLM with random weights
@@ -46,7 +47,7 @@ def default_config() -> ml_collections.ConfigDict:
     model.trajectory_layers = 2  # transformer layers over the trajectory prompt's transitions
     model.use_llm = True  # the text prompt's LLM states (ablation)
     model.use_numbers = True  # the text prompt's numeric channel (ablation)
-    model.number_slots = 4  # numbers of a text that can matter at once, each with a meaning of its own
+    model.number_slots = 8  # numbers of a text that can matter at once, each with a meaning of its own
     model.use_rewards = True  # the trajectory prompt's rewards
     model.width = (
         128  # hidden units of denoiser and critic (Diffusion-QL: 256; on a CPU half of it is four times faster)

@@ -63,7 +63,8 @@ class TextStatistics:
 
     state_mean: Array  # [D]
     state_std: Array  # [D]
-    number_scale: Array  # [], root mean square of the numbers in the descriptions
+    state_axes: Array  # [D, K] principal axes of the standardised states, scaled to a mean power of 1
+    number_scale: Array  # [], median size of the numbers in the descriptions, zeros left out
 
 
 @struct.dataclass

@@ -153,9 +153,9 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         )
 
     # --- prompts -----------------------------------------------------------------------------------------------------
-    def read_text(params: dict, text: TextPrompt) -> Array:
-        """Vectors [..., C] of text prompts [..., L]."""
-        return prompt_encoder.apply({"params": params["prompt_encoder"]}, text, method="read_text")
+    def read_text(params: dict, text: TextPrompt, key: Array | None = None) -> Array:
+        """Vectors [..., C] of text prompts [..., L]; with a key as in training (`TextReader`)."""
+        return prompt_encoder.apply({"params": params["prompt_encoder"]}, text, key, method="read_text")
 
     def read_trajectory(params: dict, trajectory: TrajectoryPrompt) -> Array:
         """Vectors [..., C] of trajectory prompts [..., T]."""
@@ -193,7 +193,8 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         stop = jax.lax.stop_gradient
         if llm is not None:
             text = tuned_prompt(llm, params["llm"], text)
-        key_text, key_trajectory, key_mask, key_noise, key_step, key_next, key_chain = jax.random.split(key, 7)
+        keys = jax.random.split(key, 8)
+        key_text, key_trajectory, key_mask, key_noise, key_step, key_next, key_chain, key_read = keys
         observations, actions = batch.observations, batch.actions
 
         # Independent dropout per prompt: one set of parameters serves no prompt, either, and both.
@@ -203,7 +204,7 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         # Steps of the trajectory prompt are left out at random: a reader of parts cannot know an episode by heart.
         keep = jax.random.bernoulli(key_mask, 1.0 - agent.prompt_step_dropout, batch.prompt.mask.shape)
         trajectory = batch.prompt.replace(mask=batch.prompt.mask & keep)
-        vectors = read_text(params, text), read_trajectory(params, trajectory)
+        vectors = read_text(params, text, key_read), read_trajectory(params, trajectory)
         context = fuse_vectors(params, *vectors, has_text, has_trajectory)[:, None]
         if agent.detach_context:
             context = stop(context)

@@ -15,41 +15,75 @@ class TextReader(nn.Module):
     """Reads a text prompt, LLM states and exact numbers of its tokens: TextPrompt [..., L] -> [..., width].
 
     The LLM tells what is asked for and what each number means, the numeric channel what the numbers are. So the LLM
-    states alone decide, through one bidirectional layer, what is pooled, which number fills which of a few slots, and
-    by which factor (a sign, a unit) it is scaled; the values themselves pass into the slots linearly. A task between
-    the train tasks is then read as exactly as they are.
+    states alone decide, through one bidirectional layer, how a number counts, and its value passes by itself:
+
+    - *Slots* take numbers linearly, so that a task between the train tasks is read as exactly as they are. A number
+      fills the slots that want it, with a factor between -1 and 1, which is crisp for a sign.
+    - *Dials* are for what comes round again: a number is given to one of them, which turns it by a learned rate from a
+      learned start (clockwise from north, counterclockwise from east) and passes on sine and cosine.
+    - What the words say without any number is pooled.
+
+    Given a `key` (in training), the states are blurred by noise and, beside numbers, the pooled words are often left
+    out. States are so rich that a reader could know each train sentence; blurred, it has to go by what sentences share,
+    and numbers have to be read by slots and dials, not by the tone of the sentence.
     """
 
     width: int
     use_llm: bool = True
     use_numbers: bool = True
-    slots: int = 4
+    slots: int = 8
+    dials: int = 16
     layers: int = 1
     reach: int = 8  # tokens; how near a word stands to a number says whether it is about it
     max_numbers: int = 8  # ordinals of numbers in a text; later ones share the last
+    noise: float = 0.3  # of the states, whose power is 1 in each dimension
+    words_dropout: float = 0.7
 
     @nn.compact
-    def __call__(self, prompt: TextPrompt) -> Array:
+    def __call__(self, prompt: TextPrompt, key: Array | None = None) -> Array:
         tokens = jnp.zeros((*prompt.mask.shape, self.width))
         if self.use_numbers:
             is_number = ((prompt.number_index >= 0) & prompt.mask)[..., None]
             ordinals = jnp.clip(prompt.number_index, 0, self.max_numbers - 1)
             tokens = jnp.where(is_number, nn.Embed(self.max_numbers, self.width, name="ordinal")(ordinals), 0.0)
         if self.use_llm:
-            tokens = tokens + nn.Dense(self.width, name="states")(prompt.states)
+            states = prompt.states
+            if key is not None:
+                key_noise, key_words = jax.random.split(key)
+                states = states + self.noise * jax.random.normal(key_noise, states.shape)
+            tokens = tokens + nn.Dense(self.width, name="states")(states)
         for i in range(self.layers):
             tokens = TransformerBlock(reach=self.reach, name=f"block_{i}")(tokens, prompt.mask)
         tokens = nn.LayerNorm(name="norm")(tokens)
         read = AttentionPool(self.width, name="pool")(tokens, prompt.mask)
         if self.use_numbers:
-            scores = jnp.where(is_number, nn.Dense(self.slots, name="slot_scores")(tokens), -jnp.inf)
-            # A further choice with score 0 and value 0 leaves a slot empty.
-            scores = jnp.concatenate([scores, jnp.zeros_like(scores[..., :1, :])], axis=-2)
-            weights = jax.nn.softmax(scores, axis=-2)[..., :-1, :]
-            factors = nn.Dense(self.slots, name="slot_factors")(tokens)
-            slots = jnp.sum(weights * factors * prompt.numbers[..., None], axis=-2)
-            read = read + nn.Dense(self.width, use_bias=False, name="slots")(slots)
+            if self.use_llm and key is not None:
+                keep = jax.random.bernoulli(key_words, 1.0 - self.words_dropout, read.shape[:-1])
+                keep = keep | ~jnp.any(is_number, axis=(-2, -1))  # where there are no numbers, words are all there is
+                read = jnp.where(keep[..., None], read, 0.0)
+            parts = self.fill_slots(prompt, tokens, is_number), self.turn_dials(prompt, tokens, is_number)
+            read = read + nn.Dense(self.width, use_bias=False, name="numbers")(jnp.concatenate(parts, axis=-1))
         return read
+
+    def fill_slots(self, prompt: TextPrompt, tokens: Array, is_number: Array) -> Array:
+        """Slots [..., slots]: weighted means of numbers times factors. is_number [..., L, 1]."""
+        scores = jnp.where(is_number, nn.Dense(self.slots, name="slot_scores")(tokens), -jnp.inf)
+        # A further choice with score 0 and value 0 leaves a slot empty.
+        scores = jnp.concatenate([scores, jnp.zeros_like(scores[..., :1, :])], axis=-2)
+        weights = jax.nn.softmax(scores, axis=-2)[..., :-1, :]
+        factors = jnp.tanh(2.0 * nn.Dense(self.slots, name="slot_factors")(tokens))
+        return jnp.sum(weights * factors * prompt.numbers[..., None], axis=-2)
+
+    def turn_dials(self, prompt: TextPrompt, tokens: Array, is_number: Array) -> Array:
+        """Sines and cosines [..., 2 dials]. A number is given to one dial or, a further choice, to none."""
+        shares = jax.nn.softmax(nn.Dense(self.dials + 1, name="dial_scores")(tokens), axis=-1)[..., :-1]
+        # A number of several tokens is still one number.
+        same = (prompt.number_index[..., :, None] == prompt.number_index[..., None, :]) & prompt.mask[..., None, :]
+        shares = jnp.where(is_number, shares / jnp.maximum(jnp.sum(same, axis=-1, keepdims=True), 1), 0.0)
+        rates = self.param("dial_rates", nn.initializers.normal(1.0), (self.dials,))
+        starts = self.param("dial_starts", nn.initializers.normal(1.0), (self.dials,))
+        angles = rates * prompt.numbers[..., None] + starts
+        return jnp.sum(jnp.concatenate([shares * jnp.sin(angles), shares * jnp.cos(angles)], axis=-1), axis=-2)
 
 
 class TrajectoryReader(nn.Module):
@@ -83,19 +117,21 @@ class PromptEncoder(nn.Module):
     trajectory_layers: int = 2
     use_llm: bool = True
     use_numbers: bool = True
-    number_slots: int = 4
+    number_slots: int = 8
     use_rewards: bool = True
 
     def setup(self):
-        self.text_reader = TextReader(self.width, self.use_llm, self.use_numbers, self.number_slots, self.text_layers)
+        self.text_reader = TextReader(
+            self.width, self.use_llm, self.use_numbers, slots=self.number_slots, layers=self.text_layers
+        )
         self.trajectory_reader = TrajectoryReader(self.width, self.use_rewards, layers=self.trajectory_layers)
         self.null = self.param("null", nn.initializers.normal(0.1), (2, self.width))
         self.confidence = nn.Dense(1, name="confidence")
         self.norm = nn.LayerNorm(name="norm")
 
-    def read_text(self, prompt: TextPrompt) -> Array:
-        """[..., L] -> [..., width]."""
-        return self.text_reader(prompt)
+    def read_text(self, prompt: TextPrompt, key: Array | None = None) -> Array:
+        """[..., L] -> [..., width]; with a key as in training."""
+        return self.text_reader(prompt, key)
 
     def read_trajectory(self, prompt: TrajectoryPrompt) -> Array:
         """[..., T] -> [..., width]."""

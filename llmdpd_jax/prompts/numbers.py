@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmdpd_jax.errors import UserError
+from llmdpd_jax.prompts.units import Unit, read_unit
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -23,9 +24,9 @@ _FIGURES = re.compile(
     r"""
     (?<![A-Za-z0-9_^]) (?<![0-9][.])             # not inside a name, a version or an exponent
     (?:
-      (?P<fraction> [0-9]+ / [0-9]+ ) (?! [0-9]*[./] [0-9] )
+      (?P<fraction> (?: [0-9]+ \s )? [0-9]+ / [0-9]+ ) (?! [0-9]*[./] [0-9] )   # 3/4, 2 1/2
       |
-      (?P<power_of_ten> 10 (?: \^ | \*\* ) [-+−]? [0-9]+ )
+      (?P<power_of_ten> 10 (?: (?: \^ | \*\* ) [-+−]? [0-9]+ | [⁻⁺]? [⁰¹²³⁴-⁹]+ ) )
       |
       (?:
         (?<! [(\[] ) [1-9][0-9]{0,2} (?:,[0-9]{3})+ (?! [0-9] | ,[0-9] ) (?:\.[0-9]+)?   # 1,250.5, but not "(3,250)"
@@ -33,7 +34,7 @@ _FIGURES = re.compile(
         | \.[0-9]+
       )
       (?: [eE] [-+−]? [0-9]+ )?
-      (?P<power> \s? [x×*·] \s? 10 (?: \^ | \*\* ) [-+−]? [0-9]+ )?
+      (?P<power> \s? [x×*·] \s? 10 (?: (?: \^ | \*\* ) [-+−]? [0-9]+ | [⁻⁺]? [⁰¹²³⁴-⁹]+ ) )?
     )
     (?! \.?[0-9] )
     (?! (?:st|nd|rd|th|[-‐‑]?[dD]|[-‐‑\s]dimensional) \b )       # ordinals and dimensions
@@ -41,11 +42,12 @@ _FIGURES = re.compile(
     """,
     re.VERBOSE,
 )
+_PLAIN = str.maketrans("−⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹", "--+0123456789")
 # A digit after these is an exponent: "x^-2", "m s-1".
 _EXPONENT_BEFORE = re.compile(rf"(?:\^|\*\*|\b(?:m|cm|mm|km|s|h|min|sec|kg|N|rad|deg))[{DASHES}]$")
 
 _DIGITS = {
-    "zero": 0, "nought": 0, "naught": 0, "one": 1, "two": 2, "three": 3, "four": 4,
+    "zero": 0, "nought": 0, "naught": 0, "nil": 0, "one": 1, "two": 2, "three": 3, "four": 4,
     "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
 }  # fmt: skip
 _TEENS = {
@@ -60,6 +62,7 @@ _PARTS = {
     "half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarters": 4, "fifth": 5, "fifths": 5,
     "tenth": 10, "tenths": 10, "hundredth": 100, "hundredths": 100, "thousandth": 1000, "thousandths": 1000,
 }  # fmt: skip
+_PLURAL_PARTS = {part for part in _PARTS if part.endswith("s")}
 _SIGN_WORDS = {"minus": -1, "negative": -1, "plus": 1, "positive": 1}
 _NOT_QUANTITIES = {"dimensional", "legged", "shot", "armed", "way"}  # "two-dimensional", "zero-shot"
 _POINTING = {"the", "this", "that", "each", "every", "any", "no", "which", "another", "only", "some"}  # "the one that"
@@ -80,10 +83,13 @@ class Number:
     value: float
     start: int
     end: int
+    unit: Unit | None = None  # named behind it; the value is then in the SI unit
 
 
-def read_numbers(text: str) -> list[Number]:
-    """The numbers in a text, from left to right.
+def read_numbers(text: str, units: bool = True) -> list[Number]:
+    """The numbers in a text, from left to right, in metres, metres per second and radians where such a unit is named.
+
+    Without `units` the values are those in the text.
 
     A dash is a sign only at the start of a number that follows a space, an opening bracket or the like: between words
     and in ranges ("0.2-0.5", "0.2 - 0.5") it is not. The words minus and negative are signs.
@@ -91,6 +97,8 @@ def read_numbers(text: str) -> list[Number]:
     Raises: UserError for a number beyond the range of float32.
     """
     numbers = sorted([*_read_figures(text), *_read_words(text)], key=lambda number: number.start)
+    if units:
+        numbers = _in_si_units(text, numbers)
     for number in numbers:
         if not abs(number.value) <= LARGEST:
             raise UserError(
@@ -99,19 +107,31 @@ def read_numbers(text: str) -> list[Number]:
     return numbers
 
 
-def hide_numbers(text: str) -> tuple[str, list[Number]]:
+def hide_numbers(text: str, units: bool = True) -> tuple[str, list[Number]]:
     """The text with PLACEHOLDER for every number, and the numbers with the places of their placeholders.
 
     A reader of the result learns what the numbers mean but not what they are, so it cannot know a task by its digits.
+    With `units` the values are those in SI units, and the text names these: "7.2 km/h" becomes "1 m/s", so that a
+    sentence reads the same in whatever unit it was written.
     """
     pieces, numbers, at, length = [], [], 0, 0
-    for number in read_numbers(text):
-        pieces += [text[at : number.start], PLACEHOLDER]
-        length += number.start - at
+
+    def add(piece: str) -> None:
+        nonlocal length
+        pieces.append(piece)
+        length += len(piece)
+
+    for number in read_numbers(text, units):
+        add(text[at : number.start])
         numbers.append(Number(number.value, length, length + len(PLACEHOLDER)))
-        length += len(PLACEHOLDER)
+        add(PLACEHOLDER)
         at = number.end
-    return "".join([*pieces, text[at:]]), numbers
+        if number.unit is not None:
+            between = text[at : number.unit.start]
+            add((between if between[:1] in (")", "]") else " ") + number.unit.name)
+            at = number.unit.end
+    add(text[at:])
+    return "".join(pieces), numbers
 
 
 def spelling_tokens(text: str, numbers: Sequence[Number], offsets: Sequence[tuple[int, int]]) -> np.ndarray:
@@ -138,19 +158,37 @@ def values_at(numbers: Sequence[Number], index: np.ndarray) -> np.ndarray:
     return np.array([*(number.value for number in numbers), 0.0], np.float32)[index]
 
 
+# What joins numbers that share the unit behind the last: "(31, 42) cm", "2 to 3 km/h".
+_LIST = re.compile(r"\s?(?:[,;/|x×–-]|,?\s(?:and|or|to|by))\s?", re.IGNORECASE)
+
+
+def _in_si_units(text: str, numbers: list[Number]) -> list[Number]:
+    """The numbers with the units named behind them, their values converted."""
+    converted: list[Number] = []
+    after = None  # the number behind, and the unit it has or shares
+    for number in reversed(numbers):
+        unit = shared = read_unit(text, number.end)
+        if unit is None and after is not None and _LIST.fullmatch(text, number.end, after[0].start):
+            shared = after[1]
+        value = number.value if shared is None else number.value * shared.factor
+        converted.append(Number(value, number.start, number.end, unit))
+        after = number, shared
+    return converted[::-1]
+
+
 def _read_figures(text: str) -> list[Number]:
     numbers = []
     for match in _FIGURES.finditer(text):
         if _EXPONENT_BEFORE.search(text, 0, match.start()):
             continue
-        figures = match.group().replace("−", "-").replace(",", "")
+        figures = match.group().replace(",", "").translate(_PLAIN)
         if match.group("fraction"):
-            above, below = figures.split("/")
-            if int(below) == 0:
+            *whole, above, below = map(int, re.split(r"[\s/]", figures))
+            if below == 0:
                 continue
-            value = int(above) / int(below)
+            value = sum(whole) + above / below
         elif match.group("power") or match.group("power_of_ten"):
-            mantissa, exponent = re.split(r"\s?[x×*·]?\s?10(?:\^|\*\*)", figures)
+            mantissa, exponent = re.split(r"\s?[x×*·]?\s?10(?:\^|\*\*)?(?=[-+]?[0-9]+$)", figures)
             value = float(f"{mantissa or 1}e{exponent}")
         else:
             value = float(figures)
@@ -163,11 +201,14 @@ def _sign_before(text: str, start: int) -> tuple[int, int]:
     """Sign of the number whose figures begin at `start`, and where the number begins with its sign."""
     word = _SIGN_BEFORE.search(text[:start])
     if word:
-        return _SIGN_WORDS[word.group(1).lower()], word.start()
+        twice = re.search(rf"\s[{DASHES}]$", word.group())  # "plus -0.5"
+        return (-1 if twice else 1) * _SIGN_WORDS[word.group(1).lower()], word.start()
     mark = text[:start].rstrip(" ")
     if not mark or mark[-1] not in DASHES + "+":
         return 1, start
     before = mark[:-1]
+    if before.endswith("+/"):  # "+/-0.5" is a size
+        return 1, start
     if len(mark) < start:  # a space after the dash: a sign only where nothing stands to be joined, as in "x = - 0.5"
         is_sign = before.rstrip(" ").endswith(("=", "(", "[", ","))
     elif before and before[-1] in DASHES:  # "-0.5--0.2": the first dash joins, the second is a sign
@@ -264,7 +305,11 @@ class _Phrase:
         if self.peek() == "a" and self.peek(1) in ("half", "quarter"):
             self.at += 1
             return 1 / self.take(_PARTS)
-        whole = self.cardinal()
+        if self.peek() in ("oh", "o") and self.peek(1) == "point":
+            self.at += 1
+            whole = 0
+        else:
+            whole = self.cardinal()
         if whole is None and not signed:
             return None
         if self.peek() == "point" and (digits := self.decimals()):
@@ -278,6 +323,11 @@ class _Phrase:
         if word == "and" and self.peek(1) == "a" and self.peek(2) in ("half", "quarter"):
             self.at += 2
             return whole + 1 / self.take(_PARTS)
+        if (
+            word == "and" and _DIGITS.get(self.peek(1), 0) > 1 and self.peek(2) in _PLURAL_PARTS
+        ):  # "two and three fifths"
+            self.at += 1
+            return whole + self.take(_DIGITS) / self.take(_PARTS)
         return float(whole)
 
     def cardinal(self) -> int | None:
@@ -295,7 +345,11 @@ class _Phrase:
         return total + group
 
     def below_thousand(self) -> int | None:
-        value = self.below_hundred()
+        if self.peek() == "a" and self.peek(1) == "hundred":
+            self.at += 1
+            value = 1
+        else:
+            value = self.below_hundred()
         if value is None or self.peek() != "hundred":
             return value
         self.at += 1

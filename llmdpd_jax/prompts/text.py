@@ -28,10 +28,10 @@ class TokenStates:
     offsets: np.ndarray  # [L, 2] int32, the characters (start, end) each token covers
 
 
-def read_description(description: str, hide: bool) -> Reading:
-    """The reading of a description, numbers replaced by a placeholder if `hide`."""
+def read_description(description: str, hide: bool, units: bool = True) -> Reading:
+    """The reading of a description, numbers replaced by a placeholder if `hide`, in SI units if `units`."""
     text = description.strip()
-    text, numbers = hide_numbers(text) if hide else (text, read_numbers(text))
+    text, numbers = hide_numbers(text, units) if hide else (text, read_numbers(text, units))
     return Reading(text, tuple(numbers))
 
 

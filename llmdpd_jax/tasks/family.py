@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from llmdpd_jax.errors import UserError
-from llmdpd_jax.tasks.wording import Wording, describe
+from llmdpd_jax.tasks.wording import Quantity, Wording, describe
 
 if TYPE_CHECKING:  # Brax takes seconds to import, and reading a manifest does not need it.
     from llmdpd_jax.tasks.environment import TaskEnv
@@ -78,7 +78,9 @@ class TaskFamily:
     tasks: Callable[[], tuple[Task, ...]]  # all splits, from a fixed seed
     behaviour: Callable[[str], Behaviour]
     wordings: tuple[Wording, ...]
-    phrases: Callable[[Mapping[str, float]], dict[str, str]]  # task parameters -> fields of the wordings' templates
+    phrases: Callable[
+        [Mapping[str, float]], dict[str, str | Quantity]
+    ]  # task parameters -> fields of the wordings' templates
     reference_episodes: int  # episodes that measure a task's random and expert reference
     view: PlaneView | None = None
 

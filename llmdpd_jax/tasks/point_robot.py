@@ -15,8 +15,9 @@ from flax import struct
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.tasks.environment import State, TaskEnv
 from llmdpd_jax.tasks.family import QUALITIES, Behaviour, PlaneView, Task, TaskFamily
-from llmdpd_jax.tasks.point_robot_wordings import HELD_OUT_TEMPLATES, train_templates
-from llmdpd_jax.tasks.wording import Wording, decimal, short, side, spelled
+from llmdpd_jax.tasks.point_robot_wordings import HELD_OUT_TEMPLATES
+from llmdpd_jax.tasks.wording import Quantity, Wording, decimal, short, side, spelled
+from llmdpd_jax.tasks.wordings.point import point_wordings
 
 HORIZON = 20
 STEP = 0.1  # displacement per unit of action
@@ -118,12 +119,12 @@ def behaviour(quality: str) -> Behaviour:
     return Behaviour(draws[quality], act)
 
 
-def phrases(parameters: Mapping[str, float]) -> dict[str, str]:
+def phrases(parameters: Mapping[str, float]) -> dict[str, str | Quantity]:
     """What the fields of the templates below stand for, for one task."""
     x, y = parameters["goal_x"], parameters["goal_y"]
     return {
-        "x": decimal(x),
-        "y": decimal(y),
+        "x": Quantity(x),
+        "y": Quantity(y),
         "x_plus": decimal(x, plus=True),
         "y_plus": decimal(y, plus=True),
         "x_long": decimal(x, 3),
@@ -160,7 +161,7 @@ def point_robot() -> TaskFamily:
         tasks=make_tasks,
         behaviour=behaviour,
         wordings=(
-            *(Wording(name, template, held_out=False) for name, template in train_templates().items()),
+            *(Wording(f"train_{i}", template, held_out=False) for i, template in enumerate(point_wordings().train)),
             *(Wording(name, template, held_out=True) for name, template in HELD_OUT_TEMPLATES.items()),
         ),
         phrases=phrases,

@@ -34,11 +34,12 @@ class Checkpoint(NamedTuple):
     path: Path
 
 
-def make_metadata(config, statistics: Statistics, text_width: int, encoder: dict, tuning: dict, manifest: dict) -> dict:
+def make_metadata(
+    config, statistics: Statistics, text_statistics: TextStatistics, encoder: dict, tuning: dict, manifest: dict
+) -> dict:
     """What a checkpoint says of itself, JSON-able.
 
     Args:
-      text_width: D, width of the LLM's hidden states.
       encoder: identity of the text encoder, with the hash of its weights.
       tuning: what is trained of the LLM; empty if it is frozen.
       manifest: `family`, `horizon` and `digest` of the training data.
@@ -49,7 +50,8 @@ def make_metadata(config, statistics: Statistics, text_width: int, encoder: dict
         "config": to_json(config),
         "observation_size": statistics.observation_mean.shape[0],
         "action_size": statistics.action_low.shape[0],
-        "text_width": text_width,
+        "text_width": text_statistics.state_axes.shape[1],
+        "llm_width": text_statistics.state_axes.shape[0],
         "text_encoder": encoder,
         "tuning": {path: list(leaf.shape) for path, leaf in flatten_dict(tuning, sep="/").items()},
         "manifest": manifest,
@@ -150,7 +152,7 @@ def load(path: str | Path) -> Checkpoint:
         raise UserError(f"{folder}: not a checkpoint of this version of llmdpd_jax (format {FORMAT} expected)")
     config = from_json(metadata["config"], str(folder))
     agent = make_agent(config, metadata["observation_size"], metadata["action_size"])
-    sizes = metadata["observation_size"], metadata["action_size"], metadata["text_width"]
+    sizes = metadata["observation_size"], metadata["action_size"], metadata["llm_width"], metadata["text_width"]
     tuning = unflatten_dict(
         {path: jax.ShapeDtypeStruct(shape, jax.numpy.float32) for path, shape in metadata["tuning"].items()}, sep="/"
     )
@@ -173,14 +175,14 @@ def load(path: str | Path) -> Checkpoint:
     return Checkpoint(agent, config, restored.state, statistics["data"], statistics["text"], metadata, folder)
 
 
-def _statistics_template(observation_size: int, action_size: int, text_width: int) -> dict:
+def _statistics_template(observation_size: int, action_size: int, llm_width: int, text_width: int) -> dict:
     def array(*shape):
         return jax.ShapeDtypeStruct(shape, jax.numpy.float32)
 
-    o, a, d = observation_size, action_size, text_width
+    o, a, d, k = observation_size, action_size, llm_width, text_width
     return {
         "data": Statistics(array(o), array(o), array(a), array(a), array(), array()),
-        "text": TextStatistics(array(d), array(d), array()),
+        "text": TextStatistics(array(d), array(d), array(d, k), array()),
     }
 
 

@@ -197,7 +197,7 @@ def train(config, run: str | Path) -> Path:
     metadata = checkpoint.make_metadata(
         config,
         units,
-        text_units.state_mean.shape[0],
+        text_units,
         encoder.identity,
         tuning,
         {"family": manifest.family, "horizon": manifest.horizon, "digest": digest},

@@ -112,7 +112,7 @@ def test_rewards_can_be_left_out():
 
 def test_text_by_hand():
     """Without attention layers and with one real token, which spells a number."""
-    reader = TextReader(4, slots=2, layers=0)
+    reader = TextReader(4, slots=2, dials=3, layers=0)
     text = make_text(length=2, real=2, width=3, numbers=(0.3,))
     text = dataclasses.replace(text, mask=np.array([False, True]))
     params = random_params(reader, text)
@@ -126,26 +126,106 @@ def test_text_by_hand():
     pooled = values.reshape(4) @ params["pool"]["out"]["kernel"] + params["pool"]["out"]["bias"]
     # A slot takes the number or stays empty, whose score is 0.
     taken = 1.0 / (1.0 + np.exp(-dense("slot_scores", token)))
-    slots = taken * dense("slot_factors", token) * 0.3
-    np.testing.assert_allclose(reader.apply({"params": params}, text), pooled + dense("slots", slots), atol=1e-5)
+    slots = taken * np.tanh(2.0 * dense("slot_factors", token)) * 0.3
+    # The number is shared out among the dials; what the last score gets is given to none.
+    shares = np.exp(dense("dial_scores", token))
+    shares = shares[:-1] / shares.sum()
+    angles = params["dial_rates"] * 0.3 + params["dial_starts"]
+    numbers = np.concatenate([slots, shares * np.sin(angles), shares * np.cos(angles)])
+    np.testing.assert_allclose(reader.apply({"params": params}, text), pooled + dense("numbers", numbers), atol=1e-5)
 
 
-def test_numbers_pass_linearly(text_reader):
-    """What the networks learn of train tasks' numbers holds between them: the vector is linear in the numbers."""
-    text = make_text()
+def without_dials(params):
+    """The parameters with no number given to a dial."""
+    scores = params["dial_scores"]
+    bias = np.float32([*[-40.0] * (len(scores["bias"]) - 1), 40.0])
+    return {**params, "dial_scores": {"kernel": 0.0 * scores["kernel"], "bias": bias}}
+
+
+def test_slots_are_linear_in_the_numbers():
+    """What the networks learn of train tasks' numbers holds between them."""
+    text, reader = make_text(), TextReader(WIDTH)
+    params = without_dials(random_params(reader, text))
 
     def read(factor):
-        return text_reader(dataclasses.replace(text, numbers=text.numbers * np.float32(factor)))
+        return reader.apply({"params": params}, dataclasses.replace(text, numbers=text.numbers * np.float32(factor)))
 
     assert np.abs(read(1.0) - read(0.0)).max() > 1e-2
     np.testing.assert_allclose(read(3.0) - read(0.0), 3.0 * (read(1.0) - read(0.0)), rtol=1e-4, atol=1e-5)
 
 
+def test_dials_come_round():
+    """A number given to one dial reads the same a full turn of it farther."""
+    reader, text = TextReader(WIDTH, slots=1, dials=2), make_text(numbers=(0.3,))
+    params = random_params(reader, text)
+    params = {
+        **params,
+        "slot_factors": jax.tree.map(np.zeros_like, params["slot_factors"]),
+        "dial_scores": {"kernel": 0.0 * params["dial_scores"]["kernel"], "bias": np.float32([40.0, -40.0, -40.0])},
+    }
+
+    def read(turns):
+        farther = np.float32(turns * 2 * np.pi / params["dial_rates"][0])
+        return reader.apply(
+            {"params": params},
+            dataclasses.replace(text, numbers=np.where(text.number_index >= 0, text.numbers + farther, 0.0)),
+        )
+
+    assert np.abs(read(0.5) - read(0.0)).max() > 1e-2
+    np.testing.assert_allclose(read(1.0), read(0.0), atol=1e-4)
+
+
+def test_a_number_of_two_tokens_is_given_to_a_dial_once():
+    """Where every token says the same of it."""
+    reader, text = TextReader(WIDTH, slots=1, layers=0), make_text(numbers=(0.3, 0.3))
+    params = random_params(reader, text)
+    params = {**params, "slot_factors": jax.tree.map(np.zeros_like, params["slot_factors"])}
+    params["pool"] = jax.tree.map(np.zeros_like, params["pool"])
+    states = np.array(text.states)
+    states[2] = states[1]
+    one = dataclasses.replace(text, states=states, number_index=np.int32([-1, 0, -1, -1, -1, -1]))
+    two = dataclasses.replace(text, states=states, number_index=np.int32([-1, 0, 0, -1, -1, -1]))
+    read = [reader.apply({"params": params}, prompt) for prompt in (one, two)]
+    assert np.abs(read[0]).max() > 1e-2
+    np.testing.assert_allclose(*read, atol=1e-5)
+
+
+def test_training_blurs_the_states_and_leaves_words_out():
+    text = make_text(batch=(400,))
+    reader = TextReader(WIDTH, noise=1e-6, words_dropout=0.75)
+    params = random_params(reader, text)
+    plain = reader.apply({"params": params}, text)
+    trained = np.asarray(reader.apply({"params": params}, text, jax.random.key(0)))
+    same = np.abs(trained - plain).max(-1) < 1e-3
+    assert same.mean() == pytest.approx(0.25, abs=0.08)
+    silent = {**params, "pool": jax.tree.map(np.zeros_like, params["pool"])}
+    np.testing.assert_allclose(trained[~same], reader.apply({"params": silent}, text)[~same], atol=1e-3)
+    # Where there is no number the words are all there is.
+    wordless = dataclasses.replace(text, number_index=np.full_like(text.number_index, -1))
+    np.testing.assert_allclose(
+        reader.apply({"params": params}, wordless, jax.random.key(0)),
+        reader.apply({"params": params}, wordless),
+        atol=1e-3,
+    )
+    noisy = TextReader(WIDTH, noise=0.5, words_dropout=0.0).apply({"params": params}, text, jax.random.key(0))
+    assert np.std(noisy, axis=0).min() > 1e-2  # equal texts, each blurred its own way
+    again = TextReader(WIDTH, noise=0.5, words_dropout=0.0).apply({"params": params}, text, jax.random.key(0))
+    np.testing.assert_array_equal(noisy, again)
+
+
+def test_gradients_are_finite_where_a_text_is_all_number_and_padding():
+    reader, text = TextReader(WIDTH), make_text(real=3, numbers=(0.3, -0.7, 0.1))
+    text = dataclasses.replace(text, number_index=np.int32([0, 1, 2, -1, -1, -1]))
+    params = random_params(reader, text)
+    grads = jax.grad(lambda p: jnp.sum(reader.apply({"params": p}, text, jax.random.key(0)) ** 2))(params)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
+
+
 def test_more_numbers_than_ordinals_share_the_last_one():
-    reader = with_params(TextReader(WIDTH, max_numbers=2), make_text())
-    text = make_text(numbers=(0.1, 0.2, 0.3), real=6)
+    reader, text = TextReader(WIDTH, max_numbers=2), make_text(numbers=(0.1, 0.2, 0.3), real=6)
+    params = without_dials(random_params(reader, text))
     same = dataclasses.replace(text, number_index=np.int32([-1, 0, 1, 1, -1, -1]))
-    np.testing.assert_array_equal(reader(text), reader(same))
+    np.testing.assert_array_equal(*(reader.apply({"params": params}, prompt) for prompt in (text, same)))
 
 
 # --- fusion ----------------------------------------------------------------------------------------------------------

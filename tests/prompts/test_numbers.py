@@ -32,6 +32,10 @@ FIGURES = {
     "1,2,3": [(1, "1"), (2, "2"), (3, "3")],
     "1/2 of it, -3/4": [(0.5, "1/2"), (-0.75, "-3/4")],
     "0.5m/s 90° 90deg 50% 1.2km": [(0.5, "0.5"), (90, "90"), (90, "90"), (50, "50"), (1.2, "1.2")],
+    "3.1x10^-1 and 3.1 × 10⁻¹ and 10⁻²": [(0.31, "3.1x10^-1"), (0.31, "3.1 × 10⁻¹"), (0.01, "10⁻²")],
+    "2 1/2 m, 1 3/4": [(2.5, "2 1/2"), (1.75, "1 3/4")],
+    "3 plus -0.5, minus -2, minus-3": [(3, "3"), (-0.5, "plus -0.5"), (2, "minus -2"), (-3, "minus-3")],
+    "±0.5 +/-0.5": [(0.5, "0.5"), (0.5, "0.5")],
     "٣ ½": [],
 }
 NO_SIGN = {
@@ -98,20 +102,25 @@ WORDS = {
     "three. Point five": [(3, "three"), (5, "five")],
     "one, two": [(1, "one"), (2, "two")],
     "at speed one": [(1, "one")],
+    "two and three quarters, one and two fifths": [(2.75, "two and three quarters"), (1.4, "one and two fifths")],
+    "one and two": [(1, "one"), (2, "two")],
+    "a hundred and five steps": [(105, "a hundred and five")],
+    "oh point five, nil point three": [(0.5, "oh point five"), (0.3, "nil point three")],
+    "oh five": [(5, "five")],
     "twenty zero": [(20, "twenty"), (0, "zero")],
 }
 
 
 @pytest.mark.parametrize(("text", "expected"), [*FIGURES.items(), *WORDS.items()])
 def test_values_and_places(text, expected):
-    found = read_numbers(text)
+    found = read_numbers(text, units=False)
     assert [text[number.start : number.end] for number in found] == [spelling for _, spelling in expected]
     assert [number.value for number in found] == pytest.approx([value for value, _ in expected])
 
 
 @pytest.mark.parametrize(("text", "expected"), NO_SIGN.items())
 def test_a_hyphen_that_joins_is_no_sign(text, expected):
-    assert [number.value for number in read_numbers(text)] == expected
+    assert [number.value for number in read_numbers(text, units=False)] == expected
 
 
 @pytest.mark.parametrize("text", NOT_QUANTITIES)
@@ -158,3 +167,33 @@ def test_hidden_numbers_leave_the_rest_and_keep_their_places():
     assert text == "Move 1 up and 1 left, 1."
     assert numbers == [Number(-0.42, 5, 6), Number(-2.5, 14, 15), Number(3.0, 22, 23)]
     assert hide_numbers("stay where you are") == ("stay where you are", [])
+
+
+def test_numbers_of_a_list_share_the_unit_behind_it():
+    def values(text):
+        return [number.value for number in read_numbers(text)]
+
+    assert values("(31, -42) cm") == pytest.approx([0.31, -0.42])
+    assert values("3.6 to 7.2 km/h") == pytest.approx([1.0, 2.0])
+    assert values("31 by 42 by 7 mm") == pytest.approx([0.031, 0.042, 0.007])
+    assert values("31 m and 42 cm") == pytest.approx([31, 0.42])  # each has its own
+    assert values("31 steps, 42 cm") == pytest.approx([31, 0.42])  # no list of lengths
+    assert values("5 goals, 31 and 42 cm") == pytest.approx([5, 0.31, 0.42])
+
+
+def test_units_are_hidden_with_their_numbers():
+    assert hide_numbers("Run at 7.2km/h for 3 s.") == (
+        "Run at 1 m/s for 1 s.",
+        [Number(2.0, 7, 8), Number(3.0, 17, 18)],
+    )
+    text, numbers = hide_numbers("x = -31 cm, heading 90°, speed 5 furlongs per day")
+    assert text == "x = 1 m, heading 1 rad, speed 1 furlongs per day"
+    assert [number.value for number in numbers] == pytest.approx([-0.31, np.pi / 2, 5])
+    assert [text[number.start : number.end] for number in numbers] == ["1", "1", "1"]
+    assert hide_numbers("(31, 42) cm")[0] == "(1, 1) m"
+    assert hide_numbers("7.2km/h", units=False) == ("1km/h", [Number(7.2, 0, 1)])
+
+
+def test_overflow_of_the_si_value_is_an_error():
+    with pytest.raises(UserError, match="'3e38' is beyond the range of float32"):
+        read_numbers("go 3e38 km")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from llmdpd_jax.prompts.table import (
+    STATE_AXES,
     make_rows,
     make_table,
     normalise_table,
@@ -84,15 +85,42 @@ def prompts(numbers=((0.0, 3.0, 0.0), (4.0, 4.0)), index=((-1, 0, -1), (0, 0))):
 
 
 def test_statistics_are_those_of_all_descriptions():
-    """Tokens 1, 3, 5 once and 7, 9 twice; numbers 3 once and 4 four times."""
+    """Tokens 1, 3, 5 once and 7, 9 twice; numbers 3 once and 4 four times: the median is 4."""
     statistics = text_statistics(make_table(prompts(), [1, 2]))
     tokens = np.array([[1, 10], [3, 10], [5, 40], [7, 40], [9, 40], [7, 40], [9, 40]], np.float64)
     np.testing.assert_allclose(statistics.state_mean, tokens.mean(0), rtol=1e-6)
     np.testing.assert_allclose(statistics.state_std, tokens.std(0), rtol=1e-5)
-    assert float(statistics.number_scale) == pytest.approx(np.sqrt((9 + 4 * 16) / 5), rel=1e-6)
+    assert float(statistics.number_scale) == 4.0
+    np.testing.assert_array_equal(statistics.state_axes, np.eye(2))
 
 
-@pytest.mark.parametrize(("index", "number", "scale"), [(-1, 0.0, 1.0), (0, 0.0, 1e-6)])
+def test_many_dimensions_become_principal_axes():
+    """States that vary along three directions of 200 are kept whole, with a mean power of 1 along the axes."""
+    rng = np.random.default_rng(0)
+    states = np.float32(rng.standard_normal((300, 3)) @ rng.standard_normal((3, 200)) * rng.uniform(1, 9, 200) + 5.0)
+    whole = TextPrompt(states, np.ones(300, bool), np.zeros(300, np.float32), np.full(300, -1, np.int32))
+    table = make_table([whole], [1])
+    statistics = text_statistics(table)
+    assert statistics.state_axes.shape == (200, STATE_AXES)
+    gram = np.asarray(statistics.state_axes).T @ np.asarray(statistics.state_axes)
+    np.testing.assert_allclose(gram / gram[0, 0], np.eye(STATE_AXES), atol=1e-4)
+    seen = np.asarray(normalise_table(statistics, table).states[0])
+    assert np.mean(seen**2) == pytest.approx(1.0, rel=1e-3)
+    assert np.mean(seen[:, 3:] ** 2) < 1e-6 < np.mean(seen[:, 2] ** 2) < np.mean(seen[:, 0] ** 2)
+    # Distances between states are those of the standardised states, up to one factor.
+    standard = (states - states.mean(0)) / states.std(0)
+    apart = np.linalg.norm(standard[:-1] - standard[1:], axis=1) / np.linalg.norm(seen[:-1] - seen[1:], axis=1)
+    np.testing.assert_allclose(apart, apart[0], rtol=1e-3)
+
+
+def test_large_numbers_count_by_their_logarithm():
+    statistics = text_statistics(make_table(prompts(), [1, 2]))  # a scale of 4
+    numbers = np.float32([[0.0, -8.0, 16.0, 16.0 + 4 * (np.e - 1), -16.0 - 4 * (np.e**2 - 1)]])
+    text = TextPrompt(np.zeros((1, 5, 2), np.float32), np.ones((1, 5), bool), numbers, np.zeros((1, 5), np.int32))
+    np.testing.assert_allclose(normalise_text(statistics, text).numbers, [[0.0, -2.0, 4.0, 5.0, -6.0]], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("index", "number", "scale"), [(-1, 0.0, 1.0), (0, 0.0, 1.0)])
 def test_statistics_without_numbers_and_of_zeros_alone_can_be_divided_by(index, number, scale):
     table = make_table(prompts([[number] * 3, [number] * 2], [[index] * 3, [index] * 2]), [1, 2])
     assert float(text_statistics(table).number_scale) == pytest.approx(scale)
@@ -118,7 +146,7 @@ def test_normalised_text_by_hand():
         numbers=jnp.array([[0.0, 3.0, 0.0], [4.0, 4.0, 0.0]]),
         number_index=jnp.array([[-1, 0, -1], [0, 0, -1]]),
     )
-    statistics = TextStatistics(jnp.array([5.0, 10.0]), jnp.array([2.0, 10.0]), jnp.array(4.0))
+    statistics = TextStatistics(jnp.array([5.0, 10.0]), jnp.array([2.0, 10.0]), jnp.eye(2), jnp.array(4.0))
     text = normalise_text(statistics, prompts)
     np.testing.assert_allclose(text.states[0], [[-2.0, 0.0], [-1.0, 0.0], [0.0, 3.0]])
     np.testing.assert_allclose(text.states[1], [[1.0, 3.0], [2.0, 3.0], [0.0, 0.0]])

@@ -1,13 +1,22 @@
 """Descriptions say exactly one goal, and held-out wordings are of another build."""
 
+import dataclasses
 import itertools
+import math
 import re
 
+import numpy as np
 import pytest
 
+from llmdpd_jax.errors import UserError
+from llmdpd_jax.prompts.numbers import read_numbers
 from llmdpd_jax.tasks.point_robot import point_robot
-from llmdpd_jax.tasks.point_robot_wordings import HELD_OUT_TEMPLATES, train_templates
-from llmdpd_jax.tasks.wording import decimal, short, side, spelled
+from llmdpd_jax.tasks.point_robot_wordings import HELD_OUT_TEMPLATES
+from llmdpd_jax.tasks.wording import UNITS, Parts, Quantity, Writing, compose, decimal, short, side, spelled
+from llmdpd_jax.tasks.wordings import direction, point, velocity
+from llmdpd_jax.tasks.wordings.direction import direction_phrases, direction_wordings
+from llmdpd_jax.tasks.wordings.point import point_wordings
+from llmdpd_jax.tasks.wordings.velocity import velocity_wordings
 
 
 def test_numbers_are_written_as_their_names_say():
@@ -20,15 +29,14 @@ def test_numbers_are_written_as_their_names_say():
 
 def test_descriptions_of_a_known_goal():
     texts = point_robot().descriptions({"goal_x": 0.31, "goal_y": -0.42}, held_out=False)
-    assert len(texts) == len(set(texts)) == len(train_templates()) > 250
+    assert len(texts) == len(set(texts)) == len(point_wordings().train) > 250
     for expected in (
         "Navigate to position (0.31, -0.42)",
-        "Go to x = 0.31 and y = -0.42.",
-        "Go to y = -0.42 and x = 0.31.",
-        "robot.move_to(y minus zero point four two, x zero point three one); wait until arrived; return success",
-        "The charger can be found using right by 0.31, and, if the old floor plan is still to be trusted, also down by "
-        "0.42.",
-        "goal: [0.310, -0.420]",
+        "goal: [+0.31, -0.42]",
+        "Go to x = +0.31 and y = -0.42.",
+        "Go to y = -0.42 and x = +0.31.",
+        "Go to east 0.31 m and south 0.42 m.",
+        "robot.move_to(down: 0.42, right: 0.31); wait until arrived; return success",
     ):
         assert expected in texts
     held_out = point_robot().descriptions({"goal_x": 0.31, "goal_y": -0.42}, held_out=True)
@@ -36,6 +44,157 @@ def test_descriptions_of_a_known_goal():
     assert "Waypoint (0.31, -0.42) is your final destination." in held_out
     assert not set(held_out) & set(texts)
 
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_quantity_is_written_as_its_format_says():
+    x = Quantity(-0.4219)
+    formats = {
+        "": "-0.42",
+        "3": "-0.422",
+        "size": "0.42",
+        "1 cm": "-42.2",
+        "0 size cm": "42",
+        "words": "minus zero point four two",
+        "0 words cm": "minus forty-two",
+        "2 exp": "-4.22e-01",
+        "2 times": "-4.22x10^-1",
+        "east|west": "west",
+    }
+    assert {spec: format(x, spec) for spec in formats} == formats
+    assert f"{Quantity(0.5):short}, {Quantity(20.0):short}, {Quantity(20.0):0 short}, {Quantity(0.31):+}" == (
+        "0.5, 20, 20, +0.31"
+    )
+    assert (
+        f"{Quantity(math.pi):0 words deg}, {Quantity(1.9):0 words deg}"
+        == "one hundred and eighty, one hundred and nine"
+    )
+    assert f"{Quantity(-0.001):2 size} {Quantity(-0.0):2 exp}" == "0.00 0.00e+00"
+    with pytest.raises(UserError, match="'parsec' in the format '2 parsec'"):
+        f"{x:2 parsec}"
+    with pytest.raises(UserError, match="below a thousand"):
+        spelled(1000.0)
+
+
+def test_parts_are_composed_in_every_order_and_written_in_turn():
+    parts = Parts(
+        frames=("Go {a}, {b}.", "{a} & {b}"), phrases=(("x <x>", "y <y>"), ("<|x|> {x:e|w}", "<|y|> {y:n|s}"))
+    )
+    assert compose(parts, [Writing("2"), Writing("1 cm", " cm")]) == (
+        "Go x {x:2}, y {y:2}.",
+        "Go y {y:2}, x {x:2}.",
+        "Go {x:1 cm size} cm {x:e|w}, {y:1 cm size} cm {y:n|s}.",
+        "Go {y:1 cm size} cm {y:n|s}, {x:1 cm size} cm {x:e|w}.",
+        "x {x:2} & y {y:2}",
+        "y {y:2} & x {x:2}",
+        "{x:1 cm size} cm {x:e|w} & {y:1 cm size} cm {y:n|s}",
+        "{y:1 cm size} cm {y:n|s} & {x:1 cm size} cm {x:e|w}",
+    )
+    assert len(compose(parts, [Writing("2")], every=2)) == 4
+    assert compose(Parts((), (), whole=("<x> m",)), [Writing("3")]) == ("{x:3} m",)
+
+
+# --- sets of wordings ------------------------------------------------------------------------------------------------
+
+MODULES = {"point": point, "velocity": velocity, "direction": direction}
+SETS = {"point": point_wordings(), "velocity": velocity_wordings(), "direction": direction_wordings()}
+GROUPS = [field.name for field in dataclasses.fields(point_wordings())]
+ROUNDING = {"point": 0.006, "velocity": 0.051, "direction": 0.01}  # half a unit of the coarsest writing
+DRAWN = np.random.default_rng(0)
+EXAMPLES = {
+    "point": [(-1.0, 1.0), (0.0, -0.05), (0.31, -0.42), *DRAWN.uniform(-1, 1, (8, 2))],
+    "velocity": [0.0, 0.05, 3.0, *DRAWN.uniform(0, 3, 8)],
+    "direction": [0.0, math.pi / 4, math.pi, 6.28, *DRAWN.uniform(0, 2 * math.pi, 12)],
+}
+
+
+def fields_of(kind, example):
+    if kind == "point":
+        return {"x": Quantity(example[0]), "y": Quantity(example[1])}
+    return {"v": Quantity(example)} if kind == "velocity" else direction_phrases(example)
+
+
+def quantities(template, fields):
+    """The values that a sentence states, in order, read back from it; numbers that say something else left out."""
+    marked = re.findall(r"\{(\w+):([^|{}]*)\}", template)
+    bare = re.sub(r"\{\w+(:[^{}]*)?\}", " § ", template.replace("{{", "").replace("}}", ""))
+    others = [number.value for number in read_numbers(bare)]
+    values = [number.value for number in read_numbers(template.format(**fields))]
+    for other in others:
+        values.remove(pytest.approx(other))
+    assert len(values) == len(marked), template.format(**fields)
+    return [(name, "size" in spec.split(), value) for (name, spec), value in zip(marked, values, strict=True)]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("kind", SETS)
+def test_each_sentence_determines_the_parameters(kind, group):
+    """By the numbers read from it, in SI units, and the sides named in it."""
+    unknown = {"dm": 0.1, "decimetres": 0.1, "furlongs": UNITS["furlong/h"], "gradians": UNITS["gon"]}
+    for template in getattr(SETS[kind], group):
+        scale = next((unit for word, unit in unknown.items() if f" {word}" in template), 1.0)
+        for example in EXAMPLES[kind]:
+            fields = fields_of(kind, example)
+            for name, size, value in quantities(template, fields):
+                stated = fields[name].value
+                assert value * scale == pytest.approx(abs(stated) if size else stated, abs=ROUNDING[kind]), template
+                if size:
+                    words = [w.split("|") for w in re.findall(rf"\{{{name}:([^{{}}]*\|[^{{}}]*)\}}", template)]
+                    assert len(words) == 1 and words[0][0] != words[0][1], template
+            if "{offset" in template:
+                assert "{axis}" in template and "{towards}" in template
+
+
+def test_headings_by_hand():
+    """A heading of 100 degrees, then one just south of east."""
+    fields = direction_phrases(math.radians(100))
+    expected = {"angle": 100, "turn": 100, "bearing": 350, "clock": 350 / 30, "offset": 10}
+    for name, degrees in expected.items():
+        assert fields[name].value == pytest.approx(degrees if name == "clock" else math.radians(degrees)), name
+    assert (fields["axis"], fields["towards"]) == ("north", "west")
+    assert (fields["dx"].value, fields["dy"].value) == pytest.approx((-0.17365, 0.98481), abs=1e-5)
+    fields = direction_phrases(math.radians(350))
+    assert (fields["axis"], fields["towards"]) == ("east", "south")
+    assert [fields[name].value for name in ("turn", "offset", "bearing")] == pytest.approx(
+        [math.radians(d) for d in (-10, 10, 100)]
+    )
+    assert direction_phrases(math.pi / 2)["clock"].value == 12.0
+
+
+@pytest.mark.parametrize("kind", SETS)
+def test_no_sentence_is_in_two_groups(kind):
+    groups = [set(getattr(SETS[kind], group)) for group in GROUPS]
+    assert len(set().union(*groups)) == sum(map(len, groups))
+    assert all(len(getattr(SETS[kind], group)) >= 30 for group in GROUPS)
+
+
+def parts_of(module, name):
+    return [part for attribute in (name, f"{name}_UNITLESS") if (part := getattr(module, attribute, None))]
+
+
+@pytest.mark.parametrize("kind", SETS)
+def test_train_validation_and_held_out_wordings_share_neither_frames_nor_phrases(kind):
+    for one, two in itertools.combinations(("TRAIN", "VALIDATION", "HELD_OUT"), 2):
+        first, second = parts_of(MODULES[kind], one), parts_of(MODULES[kind], two)
+        for a, b in itertools.product(first, second):
+            for mine, other in itertools.product(a.frames + a.whole, b.frames + b.whole):
+                assert likeness(mine, other) < 0.34, (mine, other)
+            assert not {s for phrase in a.phrases for s in phrase} & {s for phrase in b.phrases for s in phrase}
+
+
+def test_unseen_units_and_precisions_are_in_no_train_wording():
+    for kind, module in MODULES.items():
+        train = {word for writing in module.WRITINGS for word in writing.format.split() if word in UNITS}
+        unseen = {w for writing in (*module.UNSEEN_UNIT, *module.UNKNOWN_UNIT) for w in writing.format.split()} & set(
+            UNITS
+        )
+        assert unseen and not unseen & train, kind
+        decimals = {word for writing in module.WRITINGS for word in writing.format.split() if word.isdigit()}
+        assert "6" not in decimals and all("6" in writing.format.split() for writing in module.UNSEEN_PRECISION)
+
+
+# --- point_robot -----------------------------------------------------------------------------------------------------
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 # Which axis and sign each word gives to the number it goes with.
@@ -70,11 +229,10 @@ def read(text):
     return {axis: value for axis, (_, value) in zip(axes, values, strict=True)}
 
 
-@pytest.mark.parametrize("held_out", [False, True])
-def test_each_description_determines_the_goal(held_out):
+def test_each_held_out_description_determines_the_goal():
     values = (-1.0, -0.5, -0.42, -0.05, 0.0, 0.05, 0.31, 0.9, 1.0)
     for x, y in itertools.product(values, values):
-        for text in point_robot().descriptions({"goal_x": x, "goal_y": y}, held_out=held_out):
+        for text in point_robot().descriptions({"goal_x": x, "goal_y": y}, held_out=True):
             assert read(text) == {"x": x, "y": y}, text
 
 
@@ -84,13 +242,23 @@ def pairs_of_words(template):
     return set(itertools.pairwise(["^", *words, "$"]))
 
 
+def likeness(one, two):
+    """Share of the neighbouring words that two templates have in common."""
+    one, two = pairs_of_words(one), pairs_of_words(two)
+    return len(one & two) / len(one | two)
+
+
 def test_held_out_wordings_are_of_another_build():
-    for (name, held_out), (other, train) in itertools.product(HELD_OUT_TEMPLATES.items(), train_templates().items()):
-        one, two = pairs_of_words(held_out), pairs_of_words(train)
-        assert len(one & two) / len(one | two) < 0.2, f"{name} is built like {other}"
+    for (name, held_out), train in itertools.product(HELD_OUT_TEMPLATES.items(), point_wordings().train):
+        assert likeness(held_out, train) < 0.2, f"{name} is built like {train}"
 
 
 def test_train_wordings_cover_each_way_of_saying_a_number():
     """Held-out wordings are new sentences, not new words for a number or a sign."""
-    fields = {field for template in train_templates().values() for field in re.findall(r"\{(.*?)\}", template)}
-    assert {field for t in HELD_OUT_TEMPLATES.values() for field in re.findall(r"\{(.*?)\}", t)} <= fields
+    goal = {"goal_x": 0.31, "goal_y": -0.42}
+    fields = {field for t in HELD_OUT_TEMPLATES.values() for field in re.findall(r"\{(\w+)\}", t)}
+    train = " ".join(point_robot().descriptions(goal, held_out=False))
+    phrases = point_robot().phrases(goal)
+    assert fields
+    for field in fields:
+        assert re.search(rf"(?<![\w.]){re.escape(format(phrases[field]))}(?![\w.]*\d)", train), field

@@ -35,7 +35,7 @@ from llmdpd_jax.types import LLMInput, TextPrompt
 
 # Part of every encoder's identity: raise it when the same weights and settings come to give other prompts, so that
 # cached embeddings of before are not taken for those of now.
-ENCODING_VERSION = 3
+ENCODING_VERSION = 4
 CPU_BATCH = 1024  # tokens; on CPUs more gains nothing, and costs compile time and memory
 ACCELERATOR_BATCH = 16384  # tokens, if they fit; enough to keep one busy with a small model
 SEPARATOR = "\n"
@@ -49,6 +49,7 @@ class TextEncoderSettings:
     layer: int = 10  # block whose output is used, 1 = first; less is computed and loaded the lower it is
     repeat: bool = True  # feed the description twice, use the second copy; BERTs see all of it anyway and ignore this
     hide_numbers: bool = True  # the LLM reads a placeholder for each number; the values are in the numeric channel only
+    units: bool = True  # numbers with a unit that `prompts.units` knows are read in metres, m/s and radians
     dtype: str = "float32"  # or "bfloat16": half the memory, no faster on CPUs
     random_seed: int | None = None  # ablation: random weights from this seed instead of the trained ones
 
@@ -68,6 +69,7 @@ def encoder_settings(config) -> TextEncoderSettings:
         layer=config.layer,
         repeat=config.repeat,
         hide_numbers=config.hide_numbers,
+        units=config.units,
         random_seed=0 if config.random_init else None,
     )
 
@@ -108,6 +110,7 @@ class TextEncoder:
             "layer": s.layer,
             "repeat": s.repeat,
             "hide_numbers": s.hide_numbers,
+            "units": s.units,
             "dtype": s.dtype,
             "random_seed": s.random_seed,
             "version": ENCODING_VERSION,
@@ -162,7 +165,7 @@ class TextEncoder:
 
     def read(self, description: str) -> Reading:
         """What the LLM is given of a description."""
-        return read_description(description, self.settings.hide_numbers)
+        return read_description(description, self.settings.hide_numbers, self.settings.units)
 
     def encode_each(self, texts: Sequence[str]) -> Iterator[tuple[int, TokenStates]]:
         """Yields (position in texts, states of the text's tokens) batch by batch, the longest texts first.
