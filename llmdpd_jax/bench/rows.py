@@ -61,8 +61,8 @@ class Report:
 
 def row_table(rows: Sequence[Row]) -> Table:
     """The rows for the terminal."""
-    table = Table(box=None)
-    for column in ("name", "value", "unit", "reference", "its value", "ratio", "of matmul peak"):
+    table = Table(box=None, pad_edge=False, collapse_padding=True)  # so narrow that 80 columns hold it
+    for column in ("name", "value", "unit", "reference", "its", "ratio", "of peak"):
         table.add_column(column, justify="left" if column in ("name", "unit", "reference") else "right")
     for row in rows:
         reference = "" if row.reference_value is None else f"{row.reference_value:.1f}"

@@ -164,7 +164,7 @@ def run(
     """Prompts a second and peak memory of the whole model and of the model cut at `layer`.
 
     The cut model is compared with the whole one of `transformers`, which runs all blocks whichever one's states are
-    asked for, and with one whose later blocks were taken away by hand.
+    asked for, and with one whose later blocks were taken away by hand ("transformers cut").
 
     Raises: UserError if a side fails, or the two do not compute the same.
     """
@@ -175,7 +175,7 @@ def run(
             return stack.enter_context(Worker(name, side, arguments, cpus))
 
         workers = {
-            "whole": start("Flax, whole model", FlaxText, **given, layer=None),
+            "whole": start("Flax, whole", FlaxText, **given, layer=None),
             "cut": start(f"Flax, layer {layer}", FlaxText, **given, layer=layer),
         }
         facts = {name: worker.ask(do="facts") for name, worker in workers.items()}
@@ -184,8 +184,8 @@ def run(
         if not lacking:
             given = {"source": source, "threads": len(cpus), "device": "cpu" if platform == "cpu" else "cuda"}
             given |= {name: facts["whole"][name] for name in ("batches", "places")}
-            workers["torch whole"] = start("transformers, whole model", TorchText, **given, cut=None)
-            workers["torch cut"] = start(f"transformers, cut to {layer} blocks", TorchText, **given, cut=layer)
+            workers["torch whole"] = start("transformers", TorchText, **given, cut=None)
+            workers["torch cut"] = start("transformers cut", TorchText, **given, cut=layer)
             check_same(workers["whole"], workers["torch whole"])
             check_same(workers["cut"], workers["torch cut"])
             check_same(workers["cut"], workers["torch whole"], layer)
@@ -195,7 +195,7 @@ def run(
     shared = {"threads": len(cpus), "device": facts["whole"]["device"]}
     rows = []
     for side, others in {"whole": ["torch whole"], "cut": ["torch whole", "torch cut"]}.items():
-        name = "text/whole model" if side == "whole" else f"text/layer {layer}"
+        name = "text/whole" if side == "whole" else f"text/layer {layer}"
         fraction = facts[side]["flops"] / seconds[side] / peak
         for other in others if not lacking else [None]:
             named = shared | {"reference": workers[other].name if other else None}

@@ -68,7 +68,7 @@ def test_targets(tmp_path):
 
 
 def test_table():
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(row_table([WITH, WITHOUT]))
     lines = console.export_text().splitlines()
     assert lines[1].split() == ["text/layer", "10", "30.0", "prompts/s", "transformers", "12.0", "2.50", "75", "%"]

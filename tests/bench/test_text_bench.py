@@ -58,7 +58,7 @@ def test_without_torch(llm, few_texts, tmp_path, capfd, monkeypatch):
     said = capfd.readouterr().out
     assert "torch not installed" in said and "parity" in said and str(file) in said
     rows = json.loads(file.read_text())["rows"]
-    names = ["text/whole model", "text/layer 2", "text/whole model, memory", "text/layer 2, memory"]
+    names = ["text/whole", "text/layer 2", "text/whole, memory", "text/layer 2, memory"]
     assert [row["name"] for row in rows] == names
     assert all(row["reference"] is row["ratio"] is None for row in rows)
     assert all(0 < row["peak_fraction"] < 1 for row in rows[:2])
@@ -69,10 +69,10 @@ def test_without_torch(llm, few_texts, tmp_path, capfd, monkeypatch):
 def test_against_transformers(llm, few_texts):
     pytest.importorskip("torch")
     done = registry.run_benchmark("text", registry.Settings(threads=1, repeats=1, source=llm))
-    whole, cut = "transformers, whole model", "transformers, cut to 2 blocks"
+    whole, cut = "transformers", "transformers cut"
     speed, memory = done.rows[:3], done.rows[3:]
     assert [(row.name, row.reference) for row in speed] == [
-        ("text/whole model", whole),
+        ("text/whole", whole),
         ("text/layer 2", whole),
         ("text/layer 2", cut),
     ]
