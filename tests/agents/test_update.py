@@ -81,10 +81,11 @@ def test_losses_by_hand(tiny):
     metrics = tiny.update(state, batch, tiny.text)[1]
 
     params, yes, no = state.params, np.ones(3, bool), np.zeros(3, bool)
+    key_read = jax.random.split(jax.random.key(7), 8)[-1]  # texts are read with noise in training
 
     @jax.jit
     def read(text, trajectory):
-        vectors = agent.read_text(params, text), agent.read_trajectory(params, trajectory)
+        vectors = agent.read_text(params, text, key_read), agent.read_trajectory(params, trajectory)
         return jax.tree.map(lambda c: c[:, None], agent.fuse(params, *vectors, yes, yes))
 
     context, values_of = read(tiny.text, batch.prompt), jax.jit(agent.values)
@@ -106,7 +107,7 @@ def test_losses_by_hand(tiny):
     assert metrics["loss/cloning"] == pytest.approx(np.mean((mine - batch.actions) ** 2), rel=1e-4)
 
     model = jax.jit(ConditionedMLP(4, 8, 2).apply)
-    vectors = agent.read_text(params, tiny.text), agent.read_trajectory(params, batch.prompt)
+    vectors = agent.read_text(params, tiny.text, key_read), agent.read_trajectory(params, batch.prompt)
     told = [agent.fuse(params, *vectors, *flags).full[:, None] for flags in ((yes, no), (no, yes), (yes, yes))]
     predicted = np.stack([model({"params": params["model"]}, batch.observations, batch.actions, c) for c in told])
     outcome = np.concatenate([batch.rewards[..., None], batch.next_observations - batch.observations], -1)
