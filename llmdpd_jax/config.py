@@ -37,6 +37,7 @@ def default_config() -> ml_collections.ConfigDict:
     text.repeat = True  # read the description twice and keep the second copy (echo embeddings, arXiv 2402.15449)
     text.hide_numbers = True  # the LLM reads a placeholder for each number: what it means, not which task it names
     text.units = True  # lengths, speeds and angles are read in metres, m/s and radians, whatever unit they are given in
+    text.continuation = 0  # tokens that the LLM goes on to say of a description, read with it (generated context)
     text.lora_rank = 0  # rank of adapters on the LLM's queries and values (LoRA: 8); 0 leaves the LLM as it is
     text.soft_tokens = 0  # learned vectors that the LLM reads before the text (prompt tuning); 0 is none
     text.random_init = False  # ablation: the same LLM with random weights

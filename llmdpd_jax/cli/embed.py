@@ -194,7 +194,7 @@ def _encoder_cells(holding: Holding) -> tuple[str, str, str, str]:
     identity, usual = holding.identity, TextEncoderSettings()
     options = [
         f"{name}={identity[name]}"
-        for name in ("repeat", "hide_numbers", "dtype", "random_seed")
+        for name in ("repeat", "hide_numbers", "units", "continuation", "dtype", "random_seed")
         if identity.get(name, getattr(usual, name)) != getattr(usual, name)
     ]
     weights = str(identity.get("weights_sha256", ""))[:12]

@@ -225,6 +225,43 @@ def test_batches_fit_into_the_memory_of_an_accelerator(llama_folder):
     assert batch("gpu", {"bytes_limit": 100, "bytes_in_use": 100}) == 1
 
 
+def test_what_the_llm_goes_on_to_say_is_read_with_the_description(llama_folder):
+    """Four tokens, each the most likely after all before it; their states stand behind the description's own."""
+    checkpoint = open_safetensors(llama_folder)
+    params, whole = load_params(checkpoint, checkpoint.config), checkpoint.config
+    head = params["embed"]["embedding"]
+    encoder, plain = make(llama_folder, continuation=4), make(llama_folder)
+    assert encoder.identity != plain.identity
+    texts = TEXTS[:2]
+    longer, own = encoder.encode(texts), plain.encode(texts)
+    cue = checkpoint.tokenizer.encode(module.CUE, add_special_tokens=False).ids
+    cut = whole.truncate(2)
+
+    def read(config, params, tokens):  # padded, so that all lengths are compiled once
+        return np.asarray(hidden_states(config, params, np.pad(tokens, (0, 128 - len(tokens)))[None]))[0]
+
+    for i, text in enumerate(texts):
+        before = [*checkpoint.tokenizer.encode(f"{text}\n{text}").ids, *cue]
+        tokens = list(before)
+        for _ in range(4):
+            last = read(whole, params, tokens)[len(tokens) - 1]
+            tokens.append(int(np.argmax(head @ last)))
+        states = read(cut, encoder.params, tokens)[: len(tokens)]
+        length = int(own.mask[i].sum())
+        assert longer.mask[i].sum() == length + 4
+        assert_close(longer.states[i, :length], own.states[i, :length])
+        assert_close(longer.states[i, length : length + 4], states[len(before) :])
+        np.testing.assert_array_equal(longer.number_index[i, :length], own.number_index[i, :length])
+        assert (longer.number_index[i, length:] == -1).all()
+
+
+def test_continuations_that_cannot_be(llama_folder):
+    with pytest.raises(UserError, match=r"continuation: 120 tokens more would make .*at most 128"):
+        make(llama_folder, continuation=120).encode(TEXTS[:1])
+    with pytest.raises(UserError, match="continuation: expected a number of tokens"):
+        TextEncoderSettings(continuation=-1)
+
+
 def test_padded_lengths():
     lengths = [module._padded_length(n, 300) for n in range(1, 300)]
     assert sorted(set(lengths)) == [*range(16, 129, 8), *range(144, 257, 16), 288, 300]

@@ -169,6 +169,14 @@ def load_params(checkpoint: Checkpoint, config: ModelConfig, sharding: Sharding 
     return unflatten_dict(flat, sep="/")
 
 
+def load_head(checkpoint: Checkpoint, params: dict) -> jax.Array:
+    """What next-token scores are made with [V, D]: a matrix of its own or, where there is none, the embedding."""
+    if "lm_head.weight" not in checkpoint.shapes:
+        return params["embed"]["embedding"]
+    everything = (slice(None), slice(None))
+    return jnp.asarray(checkpoint.read("lm_head.weight", everything), params["embed"]["embedding"].dtype)
+
+
 def _read_part(checkpoint: Checkpoint, name: str, dtype: np.dtype, bounds: tuple[tuple[int, int], ...]) -> np.ndarray:
     """The part of a parameter within `bounds` (start, stop), tensors of all layers stacked and kernels transposed."""
     index = tuple(slice(*ends) for ends in bounds)

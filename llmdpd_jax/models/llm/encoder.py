@@ -16,7 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.llm.bert import BertConfig
-from llmdpd_jax.models.llm.checkpoint import Checkpoint, load_params
+from llmdpd_jax.models.llm.checkpoint import Checkpoint, load_head, load_params
+from llmdpd_jax.models.llm.generation import generate
 from llmdpd_jax.models.llm.gguf import open_gguf
 from llmdpd_jax.models.llm.layers import ModelConfig
 from llmdpd_jax.models.llm.network import hidden_states, random_params
@@ -39,6 +40,8 @@ ENCODING_VERSION = 4
 CPU_BATCH = 1024  # tokens; on CPUs more gains nothing, and costs compile time and memory
 ACCELERATOR_BATCH = 16384  # tokens, if they fit; enough to keep one busy with a small model
 SEPARATOR = "\n"
+CUE = "\nIn other words, the robot has to"  # what the LLM is to go on from
+GENERATION_BATCH = 16  # descriptions that are continued at once
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class TextEncoderSettings:
     repeat: bool = True  # feed the description twice, use the second copy; BERTs see all of it anyway and ignore this
     hide_numbers: bool = True  # the LLM reads a placeholder for each number; the values are in the numeric channel only
     units: bool = True  # numbers with a unit that `prompts.units` knows are read in metres, m/s and radians
+    continuation: int = 0  # tokens that the LLM goes on to say of a description; their states are read with its own
     dtype: str = "float32"  # or "bfloat16": half the memory, no faster on CPUs
     random_seed: int | None = None  # ablation: random weights from this seed instead of the trained ones
 
@@ -60,6 +64,8 @@ class TextEncoderSettings:
             raise UserError(f"text encoder dtype: {self.dtype!r} is neither 'float32' nor 'bfloat16'")
         if not isinstance(self.layer, int) or self.layer < 1:
             raise UserError(f"text encoder layer: expected a whole number from 1, got {self.layer!r}")
+        if not isinstance(self.continuation, int) or self.continuation < 0:
+            raise UserError(f"text encoder continuation: expected a number of tokens, got {self.continuation!r}")
 
 
 def encoder_settings(config) -> TextEncoderSettings:
@@ -70,6 +76,7 @@ def encoder_settings(config) -> TextEncoderSettings:
         repeat=config.repeat,
         hide_numbers=config.hide_numbers,
         units=config.units,
+        continuation=config.continuation,
         random_seed=0 if config.random_init else None,
     )
 
@@ -111,6 +118,7 @@ class TextEncoder:
             "repeat": s.repeat,
             "hide_numbers": s.hide_numbers,
             "units": s.units,
+            "continuation": s.continuation,
             "dtype": s.dtype,
             "random_seed": s.random_seed,
             "version": ENCODING_VERSION,
@@ -217,7 +225,44 @@ class TextEncoder:
         return LLMInput(tokens, mask, places)
 
     def _inputs(self, texts: Sequence[str]) -> list["Input"]:
-        return [self._tokenize(text) for text in texts]
+        inputs = [self._tokenize(text) for text in texts]
+        return self._go_on(inputs) if self.settings.continuation else inputs
+
+    def _go_on(self, inputs: list["Input"]) -> list["Input"]:
+        """The inputs with what the whole LLM, none of it cut off, most likely says next, up to the end of its turn."""
+        whole = replace(self._checkpoint.config, dtype=self.settings.dtype)
+        if isinstance(whole, BertConfig):
+            raise UserError(f"text.continuation: {self.settings.source!r} is a BERT and cannot generate; set it to 0")
+        count, tokenizer = self.settings.continuation, self._checkpoint.tokenizer
+        cue = tokenizer.encode(CUE, add_special_tokens=False).ids
+        longest = max(len(one.tokens) for one in inputs) + len(cue) + count
+        if longest > whole.max_length:
+            raise UserError(
+                f"text.continuation: {count} tokens more would make {longest}, the model reads at most "
+                f"{whole.max_length}"
+            )
+        if self.settings.random_seed is None:
+            params = load_params(self._checkpoint, whole)
+            head = load_head(self._checkpoint, params)
+        else:
+            params = random_params(whole, jax.random.key(self.settings.random_seed))
+            head = params["embed"]["embedding"]
+        stops = [token for token, word in tokenizer.get_added_tokens_decoder().items() if word.special]
+
+        longer = []
+        for first in range(0, len(inputs), GENERATION_BATCH):
+            some = [replace(one, tokens=one.tokens + cue) for one in inputs[first : first + GENERATION_BATCH]]
+            length = _padded_length(max(len(one.tokens) for one in some), whole.max_length - count)
+            tokens, mask = _pad(some, GENERATION_BATCH, length, left=True)
+            said = np.asarray(generate(whole, params, head, tokens, mask, count))
+            for one, words in zip(some, said, strict=False):
+                stopped = np.flatnonzero(np.isin(words, stops))
+                words = words[: stopped[0]] if stopped.size else words
+                places = [*one.places, *range(len(one.tokens), len(one.tokens) + len(words))]
+                none = np.zeros((len(words), 2), np.int32)  # they cover none of the description's characters
+                offsets = np.concatenate([one.offsets, none])
+                longer.append(Input([*one.tokens, *words.tolist()], places, offsets))
+        return longer
 
     def _tokenize(self, text: str) -> "Input":
         """Token ids of the prefix and the text, and which of them are the text's.
@@ -265,11 +310,12 @@ class Batch:
     mask: np.ndarray  # [B, L] bool, True at real tokens
 
 
-def _pad(inputs: Sequence[Input], rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids [rows, length], padded on the right, and the mask that is True at real ones."""
+def _pad(inputs: Sequence[Input], rows: int, length: int, left: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids [rows, length], padded on the right or the left, and the mask that is True at real ones."""
     tokens, mask = np.zeros((rows, length), np.int32), np.zeros((rows, length), bool)
     for row, real, one in zip(tokens, mask, inputs, strict=False):
-        row[: len(one.tokens)], real[: len(one.tokens)] = one.tokens, True
+        place = slice(length - len(one.tokens), None) if left else slice(len(one.tokens))
+        row[place], real[place] = one.tokens, True
     return tokens, mask
 
 
