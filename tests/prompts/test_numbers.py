@@ -105,6 +105,7 @@ WORDS = {
     "two and three quarters, one and two fifths": [(2.75, "two and three quarters"), (1.4, "one and two fifths")],
     "one and two": [(1, "one"), (2, "two")],
     "a hundred and five steps": [(105, "a hundred and five")],
+    "walk a hundred steps": [(100, "a hundred")],
     "oh point five, nil point three": [(0.5, "oh point five"), (0.3, "nil point three")],
     "oh five": [(5, "five")],
     "twenty zero": [(20, "twenty"), (0, "zero")],
