@@ -33,7 +33,7 @@ def test_uniform_data_and_a_named_goal_give_actions_at_the_goal(policy_improveme
             "agent.trajectory_dropout": 1.0,
             "agent.ema_decay": 0.97,
             "optimiser.learning_rate": 3e-3,
-            "train.steps": 600,
+            "train.steps": 1200,
         }
     )
     agent = make_agent(config, 1, 1)

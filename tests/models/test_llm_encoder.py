@@ -367,7 +367,7 @@ def test_smollm2_sees_no_massive_activation(smollm2_file):
 @pytest.mark.slow
 def test_minilm_knows_what_texts_say(minilm_folder):
     """Means of its states: of three paraphrases each is nearest to its own."""
-    encoder = TextEncoder(TextEncoderSettings(source="minilm", layer=6))
+    encoder = TextEncoder(TextEncoderSettings(source="minilm", layer=6, units=False))
     assert (
         encoder.identity["weights_sha256"]
         == TextEncoder(TextEncoderSettings(str(minilm_folder))).identity["weights_sha256"]
