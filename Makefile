@@ -31,7 +31,7 @@ test: $(INSTALLED)  ## the fast tests
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup -m "not slow and not weights and not parity"
 
 test-all: $(INSTALLED)  ## all tests; those against torch are skipped where torch is not installed (README, "Tests")
-	$(BIN)/llmdpd embed --fetch
+	for source in smollm2 minilm gemma3-270m; do $(BIN)/llmdpd embed --fetch --source=$$source || exit 1; done
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup -rs
 
 lint: $(INSTALLED)  ## ruff, rules and format

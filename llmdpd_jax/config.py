@@ -18,6 +18,7 @@ from llmdpd_jax.diffusion.samplers import SAMPLERS
 from llmdpd_jax.diffusion.schedules import SCHEDULES
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.layers import ACTIVATIONS
+from llmdpd_jax.models.prompt_encoder import POOLINGS
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -45,10 +46,12 @@ def default_config() -> ml_collections.ConfigDict:
     config.model = model = ml_collections.ConfigDict()
     model.context_width = 64  # width of prompt tokens and of the context
     model.text_layers = 1  # bidirectional layers over the text prompt's tokens
+    model.text_pooling = "attention"  # of the words; "mean" of the LLM's states is the plain sentence embedding
     model.trajectory_layers = 2  # transformer layers over the trajectory prompt's transitions
     model.use_llm = True  # the text prompt's LLM states (ablation)
     model.use_numbers = True  # the text prompt's numeric channel (ablation)
     model.number_slots = 8  # numbers of a text that can matter at once, each with a meaning of its own
+    model.number_dials = 0  # numbers that come round again, such as headings; where there are none, dials mislead
     model.use_rewards = True  # the trajectory prompt's rewards
     model.width = (
         128  # hidden units of denoiser and critic (Diffusion-QL: 256; on a CPU half of it is four times faster)
@@ -76,6 +79,7 @@ def default_config() -> ml_collections.ConfigDict:
     agent.critic_weight = 1.0  # weight of the critic's loss
     agent.model_weight = 10.0  # weight of predicting reward and next observation from the context; 0 turns it off
     agent.alignment_weight = 0.0  # weight of the contrastive text-trajectory alignment, among train tasks; 0 is off
+    agent.consistency_weight = 0.1  # weight of how far the contexts of a task's descriptions differ
     agent.discount = 0.0  # per step; 0 means automatic: 1 - 2 / (mean episode length), within [0.9, 0.99]
     agent.tau = 0.005  # step of the target critic (Diffusion-QL: 0.005)
     agent.ema_decay = 0.995  # decay of the acting parameters (Diffusion-QL: 0.995)
@@ -175,6 +179,7 @@ def from_json(text: str, origin: str) -> ml_collections.ConfigDict:
 
 
 _CHOICES = {
+    "model.text_pooling": POOLINGS,
     "model.denoiser_activation": ACTIVATIONS,
     "model.critic_activation": ACTIVATIONS,
     "diffusion.schedule": SCHEDULES,

@@ -9,6 +9,7 @@ reused, so it can be interrupted. Expected: about eight minutes per run on one C
 """
 
 import argparse
+import dataclasses
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from llmdpd_jax.evaluation.aggregates import table_lines
 from llmdpd_jax.evaluation.figures import ROLLOUTS_FILE, all_tasks_picture, load_rollouts, png
 from llmdpd_jax.evaluation.results import RESULTS_FILE, load_results, merge_results, write_results
+from llmdpd_jax.tasks.manifest import load_manifest, save_manifest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -25,11 +27,13 @@ ROOT = HERE.parent.parent
 # Overrides of configs/point_robot.py. "" is the method itself.
 VARIANTS = {
     "": [],
+    "true goal": ["--config.model.use_llm=False"],  # the exact parameters, always in the same words: see `state_goals`
     "LLM only": ["--config.model.use_numbers=False", "--config.text.hide_numbers=False"],
     "numbers only": ["--config.model.use_llm=False"],
     "random-initialised LLM": ["--config.text.random_init=True"],
     "no prompt": ["--config.agent.text_dropout=1.0", "--config.agent.trajectory_dropout=1.0"],
 }
+SEEDED = ("", "true goal")  # variants that are run with every seed of the method
 MEDIUM = "medium data"  # the method itself on data whose own mean score is far below 50
 
 
@@ -45,9 +49,26 @@ def collect(quality: str) -> None:
     llmdpd("collect", "--family=point_robot", f"--quality={quality}", "--episodes=100", f"--out={out}")
 
 
+def state_goals(data: str) -> str:
+    """A manifest of the same data whose one description of a task is its exact goal; returns its folder."""
+    manifest = load_manifest(ROOT / data)
+    tasks = tuple(
+        dataclasses.replace(
+            task,
+            descriptions=("; ".join(f"{name} = {value!r}" for name, value in task.parameters.items()),),
+            held_out_descriptions=(),
+        )
+        for task in manifest.tasks
+    )
+    save_manifest(dataclasses.replace(manifest, tasks=tasks), ROOT / f"{data}_true_goal" / "tasks.json")
+    return f"{data}_true_goal"
+
+
 def run(variant: str, seed: int, quality: str, out: Path) -> Path:
     """Trains and evaluates one variant; returns its run folder."""
     data = f"data/point_robot_{quality}"
+    if variant == "true goal":
+        data = state_goals(data)
     folder = out / f"{(variant or 'method').replace(' ', '_')}-{seed}"
     overrides = [f"--config.data.manifest={data}/tasks.json", f"--config.seed={seed}", *VARIANTS.get(variant, [])]
     llmdpd("train", "--config=configs/point_robot.py", *overrides, f"--out={folder}")
@@ -76,16 +97,18 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, help="folder of the runs, from the root of the checkout", default=Path("runs/point_robot")
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the method")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the method and of the true goal")
     parser.add_argument("--ablation-seeds", type=int, nargs="*", default=[0, 1, 2], help="of every other variant")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one core each")
     options = parser.parse_args()
     if options.jobs > 1:
         # One thread of matrix products per run: they then share the cores without waiting for each other.
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
-    plan = [("", seed, "mixed") for seed in options.seeds]
+    plan = [(variant, seed, "mixed") for variant in SEEDED for seed in options.seeds]
     plan += [(MEDIUM, seed, "medium") for seed in options.ablation_seeds]
-    plan += [(variant, seed, "mixed") for variant in list(VARIANTS)[1:] for seed in options.ablation_seeds]
+    plan += [
+        (variant, seed, "mixed") for variant in VARIANTS if variant not in SEEDED for seed in options.ablation_seeds
+    ]
     for quality in dict.fromkeys(quality for _, _, quality in plan):
         collect(quality)
     with ThreadPoolExecutor(options.jobs) as pool:

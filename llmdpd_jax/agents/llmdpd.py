@@ -80,6 +80,17 @@ def alignment_loss(text: Array, trajectory: Array, task_id: Array) -> Array:
     )
 
 
+def consistency_loss(contexts: Array, task_id: Array) -> Array:
+    """Mean squared difference of the contexts [G, C] of groups of one task (int [G]); 0 if no two are of one task. [].
+
+    All descriptions of a task should read the same. Outcomes alone teach that only as far as they depend on it, and a
+    policy that sees sentences differ acts on the difference where it has not learned better: on unseen tasks.
+    """
+    same = (task_id[:, None] == task_id) & ~jnp.eye(len(task_id), dtype=bool)
+    apart = jnp.mean((contexts[:, None] - contexts) ** 2, axis=-1)
+    return jnp.sum(jnp.where(same, apart, 0.0)) / jnp.maximum(jnp.sum(same), 1)
+
+
 def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_size: int) -> Agent:
     """Builds the method from the `model`, `diffusion`, `agent` and `optimiser` sections of a config.
 
@@ -103,10 +114,12 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
     prompt_encoder = PromptEncoder(
         width=model.context_width,
         text_layers=model.text_layers,
+        text_pooling=model.text_pooling,
         trajectory_layers=model.trajectory_layers,
         use_llm=model.use_llm,
         use_numbers=model.use_numbers,
         number_slots=model.number_slots,
+        number_dials=model.number_dials,
         use_rewards=model.use_rewards,
     )
     denoiser = MLPDenoiser(model.width, model.depth, model.denoiser_activation)
@@ -217,6 +230,7 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         outcome = jnp.concatenate([batch.rewards[..., None], batch.next_observations - observations], axis=-1)
         model_loss = jnp.mean((predicted - outcome) ** 2)
         alignment = alignment_loss(told[0], told[1], batch.task_id)
+        consistency = consistency_loss(told[0], batch.task_id)
 
         # Behaviour cloning: the denoising loss (Ho et al. 2020, eq. 14).
         k = process.sample_step(key_step, schedule, actions.shape[:-1])
@@ -266,6 +280,7 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
             + agent.critic_weight * critic_loss
             + agent.model_weight * model_loss
             + agent.alignment_weight * alignment
+            + agent.consistency_weight * consistency
         )
         metrics = {
             "loss/total": loss,
@@ -275,6 +290,7 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
             "loss/model": model_loss,
             "loss/behaviour": behaviour_loss,
             "loss/alignment": alignment,
+            "loss/consistency": consistency,
             "spread": spread,
             "value/mean": jnp.mean(values),
             "value/policy": jnp.mean(value),

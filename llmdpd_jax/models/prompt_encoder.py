@@ -1,5 +1,9 @@
 """From prompts to the context: each prompt becomes one vector, and the vectors are fused.
 
+Vectors are not normalised: what is linear in the numbers of a text stays so up to the networks that are given it, which
+is how a task between the train tasks comes to be treated as one. (With a layer norm here, validation scores told a text
+fell from 96 to 88.)
+
 An absent prompt is a learned null vector, so one set of parameters serves no prompt, either, and both.
 """
 
@@ -10,6 +14,8 @@ import jax.numpy as jnp
 from llmdpd_jax.models.layers import MLP, AttentionPool, TransformerBlock
 from llmdpd_jax.types import Array, TextPrompt, TrajectoryPrompt
 
+POOLINGS = ("attention", "mean")  # how `TextReader` makes one vector of the words
+
 
 class TextReader(nn.Module):
     """Reads a text prompt, LLM states and exact numbers of its tokens: TextPrompt [..., L] -> [..., width].
@@ -19,8 +25,8 @@ class TextReader(nn.Module):
 
     - *Slots* take numbers linearly, so that a task between the train tasks is read as exactly as they are. A number
       fills the slots that want it, with a factor between -1 and 1, which is crisp for a sign.
-    - *Dials* are for what comes round again: a number is given to one of them, which turns it by a learned rate from a
-      learned start (clockwise from north, counterclockwise from east) and passes on sine and cosine.
+    - *Dials* are for what comes round again, such as headings: a number turns one of them, at one of some learned rates
+      (counterclockwise, clockwise) from one of some learned starts (east, north), and sine and cosine are passed on.
     - What the words say without any number is pooled.
 
     Given a `key` (in training), the states are blurred by noise and, beside numbers, the pooled words are often left
@@ -31,8 +37,10 @@ class TextReader(nn.Module):
     width: int
     use_llm: bool = True
     use_numbers: bool = True
+    pooling: str = "attention"  # or "mean": of the LLM's states as they are, the plainest sentence embedding
     slots: int = 8
-    dials: int = 16
+    dials: int = 0
+    choices: int = 16  # of rates, and of starts
     layers: int = 1
     reach: int = 8  # tokens; how near a word stands to a number says whether it is about it
     max_numbers: int = 8  # ordinals of numbers in a text; later ones share the last
@@ -52,17 +60,23 @@ class TextReader(nn.Module):
                 key_noise, key_words = jax.random.split(key)
                 states = states + self.noise * jax.random.normal(key_noise, states.shape)
             tokens = tokens + nn.Dense(self.width, name="states")(states)
-        for i in range(self.layers):
-            tokens = TransformerBlock(reach=self.reach, name=f"block_{i}")(tokens, prompt.mask)
-        tokens = nn.LayerNorm(name="norm")(tokens)
-        read = AttentionPool(self.width, name="pool")(tokens, prompt.mask)
+        if self.pooling == "mean":
+            read = jnp.mean(tokens, axis=-2, where=prompt.mask[..., None])
+        if self.pooling == "attention" or self.use_numbers:
+            for i in range(self.layers):
+                tokens = TransformerBlock(reach=self.reach, name=f"block_{i}")(tokens, prompt.mask)
+            tokens = nn.LayerNorm(name="norm")(tokens)
+        if self.pooling == "attention":
+            read = AttentionPool(self.width, name="pool")(tokens, prompt.mask)
         if self.use_numbers:
             if self.use_llm and key is not None:
                 keep = jax.random.bernoulli(key_words, 1.0 - self.words_dropout, read.shape[:-1])
                 keep = keep | ~jnp.any(is_number, axis=(-2, -1))  # where there are no numbers, words are all there is
                 read = jnp.where(keep[..., None], read, 0.0)
-            parts = self.fill_slots(prompt, tokens, is_number), self.turn_dials(prompt, tokens, is_number)
-            read = read + nn.Dense(self.width, use_bias=False, name="numbers")(jnp.concatenate(parts, axis=-1))
+            parts = [self.fill_slots(prompt, tokens, is_number)]
+            if self.dials:
+                parts.append(self.turn_dials(prompt, tokens, is_number))
+            read = read + nn.Dense(self.width, name="numbers")(jnp.concatenate(parts, axis=-1))
         return read
 
     def fill_slots(self, prompt: TextPrompt, tokens: Array, is_number: Array) -> Array:
@@ -75,15 +89,24 @@ class TextReader(nn.Module):
         return jnp.sum(weights * factors * prompt.numbers[..., None], axis=-2)
 
     def turn_dials(self, prompt: TextPrompt, tokens: Array, is_number: Array) -> Array:
-        """Sines and cosines [..., 2 dials]. A number is given to one dial or, a further choice, to none."""
-        shares = jax.nn.softmax(nn.Dense(self.dials + 1, name="dial_scores")(tokens), axis=-1)[..., :-1]
+        """Cosines and sines [..., 2 dials]; a number turns one dial or, a last choice, none. is_number [..., L, 1]."""
+        # At first numbers turn no dial: values that count as they are should be left to the slots.
+        none = nn.initializers.constant(jnp.zeros(self.dials + 1).at[-1].set(4.0))
+        shares = jax.nn.softmax(nn.Dense(self.dials + 1, bias_init=none, name="dial_scores")(tokens), axis=-1)[..., :-1]
         # A number of several tokens is still one number.
         same = (prompt.number_index[..., :, None] == prompt.number_index[..., None, :]) & prompt.mask[..., None, :]
         shares = jnp.where(is_number, shares / jnp.maximum(jnp.sum(same, axis=-1, keepdims=True), 1), 0.0)
-        rates = self.param("dial_rates", nn.initializers.normal(1.0), (self.dials,))
-        starts = self.param("dial_starts", nn.initializers.normal(1.0), (self.dials,))
-        angles = rates * prompt.numbers[..., None] + starts
-        return jnp.sum(jnp.concatenate([shares * jnp.sin(angles), shares * jnp.cos(angles)], axis=-1), axis=-2)
+
+        def choose(name: str, angles: Array) -> Array:
+            """A choice among angles [..., choices] as a point on the unit circle, complex [..., L, dials]."""
+            scores = nn.DenseGeneral((self.dials, self.choices), name=f"{name}_scores")(tokens)
+            return jnp.sum(jax.nn.softmax(scores, axis=-1) * jnp.exp(1j * angles), axis=-1)
+
+        rates = 2.0 * jnp.tanh(self.param("rates", nn.initializers.normal(1.0), (self.choices,)))
+        starts = self.param("starts", nn.initializers.normal(2.0), (self.choices,))
+        turned = choose("rate", rates * prompt.numbers[..., None, None]) * choose("start", starts)
+        dials = jnp.sum(shares * turned, axis=-2)
+        return jnp.concatenate([dials.real, dials.imag], axis=-1)
 
 
 class TrajectoryReader(nn.Module):
@@ -114,20 +137,27 @@ class PromptEncoder(nn.Module):
 
     width: int
     text_layers: int = 1
+    text_pooling: str = "attention"
     trajectory_layers: int = 2
     use_llm: bool = True
     use_numbers: bool = True
     number_slots: int = 8
+    number_dials: int = 0
     use_rewards: bool = True
 
     def setup(self):
         self.text_reader = TextReader(
-            self.width, self.use_llm, self.use_numbers, slots=self.number_slots, layers=self.text_layers
+            self.width,
+            self.use_llm,
+            self.use_numbers,
+            self.text_pooling,
+            self.number_slots,
+            self.number_dials,
+            layers=self.text_layers,
         )
         self.trajectory_reader = TrajectoryReader(self.width, self.use_rewards, layers=self.trajectory_layers)
         self.null = self.param("null", nn.initializers.normal(0.1), (2, self.width))
         self.confidence = nn.Dense(1, name="confidence")
-        self.norm = nn.LayerNorm(name="norm")
 
     def read_text(self, prompt: TextPrompt, key: Array | None = None) -> Array:
         """[..., L] -> [..., width]; with a key as in training."""
@@ -147,7 +177,7 @@ class PromptEncoder(nn.Module):
         present = jnp.stack([has_text, has_trajectory], axis=-1)[..., None]
         vectors = jnp.where(present, vectors, self.null)
         weights = jax.nn.softmax(self.confidence(vectors) + jnp.where(present, 0.0, -4.0), axis=-2)
-        return self.norm(jnp.sum(weights * vectors, axis=-2))
+        return jnp.sum(weights * vectors, axis=-2)
 
     def __call__(self, text: TextPrompt, trajectory: TrajectoryPrompt, has_text: Array, has_trajectory: Array) -> Array:
         """Context [..., width] of both prompts."""

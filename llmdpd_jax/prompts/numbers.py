@@ -18,7 +18,7 @@ from llmdpd_jax.prompts.units import Unit, read_unit
 LARGEST = float(np.finfo(np.float32).max)
 
 DASHES = "-−–‐‑﹣－"  # hyphens, minus, en dash: each may be a sign or may join
-OPENING = "([{<=:;,/*|~≈±'\""  # what may stand right before a sign
+OPENING = "([{<>=:;,/*|~≈±'\""  # what may stand right before a sign
 
 _FIGURES = re.compile(
     r"""

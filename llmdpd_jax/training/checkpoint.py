@@ -19,7 +19,7 @@ from llmdpd_jax.config import from_json, to_json
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.types import Array, Batch, Statistics, TextPrompt, TextStatistics, TrajectoryPrompt
 
-FORMAT = 2
+FORMAT = 3
 
 
 class Checkpoint(NamedTuple):

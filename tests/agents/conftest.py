@@ -22,6 +22,7 @@ SETTINGS = {
     "critic_weight": 1.1,
     "model_weight": 1.3,
     "alignment_weight": 0.6,
+    "consistency_weight": 0.9,
     "text_dropout": 0.0,
     "trajectory_dropout": 0.0,
     "prompt_step_dropout": 0.0,
@@ -53,7 +54,7 @@ def make_batch(seed=0):
         rewards=draw(),
         next_observations=draw(OBSERVATION),
         terminations=np.arange(GROUPS * SIZE).reshape(GROUPS, SIZE) % 3 == 0,
-        task_id=np.arange(GROUPS),
+        task_id=np.arange(GROUPS) % 2,
         prompt=make_trajectory(seed, (GROUPS,), observation_size=OBSERVATION, action_size=ACTION),
     )
 

@@ -140,7 +140,7 @@ def test_contexts_with_and_without_each_prompt(tiny, params):
         vectors = agent.read_text(params, text), agent.read_trajectory(params, trajectory)
         return agent.fuse(params, *vectors, has_text, has_trajectory)
 
-    encoder = PromptEncoder(WIDTH, 0, 0)
+    encoder = PromptEncoder(WIDTH, text_layers=0, trajectory_layers=0)
 
     @jax.jit
     def encode(has_text, has_trajectory):

@@ -8,13 +8,13 @@ import optax
 import pytest
 from networks import make_text, make_trajectory, randomise
 
-from llmdpd_jax.agents.llmdpd import alignment_loss, make_agent
+from llmdpd_jax.agents.llmdpd import alignment_loss, consistency_loss, make_agent
 from llmdpd_jax.config import default_config
 from llmdpd_jax.diffusion.schedules import make_schedule
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.critic import ConditionedMLP
 
-WEIGHTS = ("cloning_weight", "eta", "critic_weight", "model_weight", "alignment_weight")
+WEIGHTS = ("cloning_weight", "eta", "critic_weight", "model_weight", "alignment_weight", "consistency_weight")
 
 
 def constant_denoiser(params, action):
@@ -151,9 +151,10 @@ def test_narrow_data_are_cloned_closely(tiny):
 
 def test_the_total_is_the_weighted_sum(done):
     metrics = done[1]
-    parts = [metrics[f"loss/{name}"] for name in ("cloning", "policy", "critic", "model", "behaviour", "alignment")]
+    names = ("cloning", "policy", "critic", "model", "behaviour", "alignment", "consistency")
+    parts = [metrics[f"loss/{name}"] for name in names]
     assert metrics["spread"] == metrics["loss/behaviour"] > 0.01
-    weights = [0.3 / metrics["spread"], 0.7, 1.1, 1.3, 1.0, 0.6]
+    weights = [0.3 / metrics["spread"], 0.7, 1.1, 1.3, 1.0, 0.6, 0.9]
     assert metrics["loss/total"] == pytest.approx(np.dot(parts, weights), rel=1e-5)
 
 
@@ -171,6 +172,14 @@ def test_alignment_by_hand():
     assert alignment_loss(text, trajectory, np.array([4, 4, 9])) == pytest.approx(expected, rel=1e-5)
     # Told apart, the second trajectory is no longer the first text's.
     assert alignment_loss(text, trajectory, np.array([4, 5, 9])) != pytest.approx(expected, rel=1e-2)
+
+
+def test_consistency_by_hand():
+    """Groups 0 and 2 are of one task, 1, 3 and 4 of another: four pairs, each in both orders."""
+    contexts = np.float32([[0, 0], [1, 1], [2, 0], [1, 3], [4, 1]])
+    distances = [4 / 2, 4 / 2, 9 / 2, (9 + 4) / 2]
+    assert consistency_loss(contexts, np.array([7, 3, 7, 3, 3])) == pytest.approx(np.mean(distances), rel=1e-6)
+    assert consistency_loss(contexts, np.arange(5)) == 0.0
 
 
 def test_the_cloning_loss_of_velocity_by_hand(full_chain):
@@ -240,6 +249,7 @@ TAUGHT = {
     "critic_weight": {"critic", "prompt_encoder"},
     "model_weight": {"model", "prompt_encoder"},
     "alignment_weight": {"prompt_encoder"},
+    "consistency_weight": {"prompt_encoder"},
 }
 
 
@@ -258,7 +268,7 @@ def test_a_loss_teaches_only_its_own(tiny, weight):
 def test_a_detached_context_is_taught_by_outcomes_alone(detached):
     for weight in WEIGHTS:
         teaches = largest(gradient_of(detached, weight)["prompt_encoder"]) > 0.0
-        assert teaches == (weight in ("model_weight", "alignment_weight")), weight
+        assert teaches == (weight in ("model_weight", "alignment_weight", "consistency_weight")), weight
 
 
 def test_steps_left_out_of_the_trajectory_prompt_do_not_count(tiny):
@@ -321,13 +331,21 @@ def test_policy_gradient_is_that_of_finite_differences(request, name):
 
 
 def test_without_prompts_the_update_does_not_depend_on_them(tiny):
-    # Alignment and the heads that predict outcomes and actions read both prompts whatever is dropped: off here.
-    off = {"model_weight": 0.0, "cloning_weight": 0.0, "alignment_weight": 0.0}
+    # Alignment, consistency and the heads for outcomes and actions read both prompts whatever is dropped: off here.
+    off = {"model_weight": 0.0, "cloning_weight": 0.0, "alignment_weight": 0.0, "consistency_weight": 0.0}
     dropout = {"text_dropout": 1.0, "trajectory_dropout": 1.0, **off}
     first = tiny.update(tiny.state, tiny.batch, tiny.text, **dropout)
     batch = dataclasses.replace(tiny.batch, prompt=make_trajectory(9, (3,)))
     other = tiny.update(tiny.state, batch, make_text(9, (3,), numbers=(4.0, 2.0)), **dropout)
-    for name in ("loss/model", "loss/behaviour", "loss/alignment", "spread", "loss/total", "grad_norm"):
+    for name in (
+        "loss/model",
+        "loss/behaviour",
+        "loss/alignment",
+        "loss/consistency",
+        "spread",
+        "loss/total",
+        "grad_norm",
+    ):
         assert first[1].pop(name) != other[1].pop(name)
     assert_trees_close(other[1], first[1], rtol=0)
     for name in set(first[0].params) - {"behaviour"}:

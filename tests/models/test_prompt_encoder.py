@@ -112,7 +112,7 @@ def test_rewards_can_be_left_out():
 
 def test_text_by_hand():
     """Without attention layers and with one real token, which spells a number."""
-    reader = TextReader(4, slots=2, dials=3, layers=0)
+    reader = TextReader(4, slots=2, dials=3, choices=2, layers=0)
     text = make_text(length=2, real=2, width=3, numbers=(0.3,))
     text = dataclasses.replace(text, mask=np.array([False, True]))
     params = random_params(reader, text)
@@ -130,22 +130,22 @@ def test_text_by_hand():
     # The number is shared out among the dials; what the last score gets is given to none.
     shares = np.exp(dense("dial_scores", token))
     shares = shares[:-1] / shares.sum()
-    angles = params["dial_rates"] * 0.3 + params["dial_starts"]
-    numbers = np.concatenate([slots, shares * np.sin(angles), shares * np.cos(angles)])
+
+    def choices(name):
+        scores = np.exp(np.einsum("d,dnc->nc", token, params[name]["kernel"]) + params[name]["bias"])
+        return scores / scores.sum(axis=-1, keepdims=True)
+
+    rates, starts = choices("rate_scores"), choices("start_scores")  # [dials, choices]
+    angles = 0.3 * 2.0 * np.tanh(params["rates"])[:, None] + params["starts"]  # [rates, starts]
+    dials = shares * np.einsum("nr,ns,rs->n", rates, starts, np.exp(1j * angles))
+    numbers = np.concatenate([slots, dials.real, dials.imag])
     np.testing.assert_allclose(reader.apply({"params": params}, text), pooled + dense("numbers", numbers), atol=1e-5)
-
-
-def without_dials(params):
-    """The parameters with no number given to a dial."""
-    scores = params["dial_scores"]
-    bias = np.float32([*[-40.0] * (len(scores["bias"]) - 1), 40.0])
-    return {**params, "dial_scores": {"kernel": 0.0 * scores["kernel"], "bias": bias}}
 
 
 def test_slots_are_linear_in_the_numbers():
     """What the networks learn of train tasks' numbers holds between them."""
     text, reader = make_text(), TextReader(WIDTH)
-    params = without_dials(random_params(reader, text))
+    params = random_params(reader, text)
 
     def read(factor):
         return reader.apply({"params": params}, dataclasses.replace(text, numbers=text.numbers * np.float32(factor)))
@@ -155,17 +155,22 @@ def test_slots_are_linear_in_the_numbers():
 
 
 def test_dials_come_round():
-    """A number given to one dial reads the same a full turn of it farther."""
-    reader, text = TextReader(WIDTH, slots=1, dials=2), make_text(numbers=(0.3,))
+    """A number that turns one dial reads the same a full turn of it farther."""
+    reader, text = TextReader(WIDTH, slots=1, dials=2, choices=3), make_text(numbers=(0.3,))
     params = random_params(reader, text)
+
+    def always(name, bias):
+        return {name: {"kernel": 0.0 * params[name]["kernel"], "bias": np.float32(bias)}}
+
     params = {
         **params,
         "slot_factors": jax.tree.map(np.zeros_like, params["slot_factors"]),
-        "dial_scores": {"kernel": 0.0 * params["dial_scores"]["kernel"], "bias": np.float32([40.0, -40.0, -40.0])},
+        **always("dial_scores", [40.0, -40.0, -40.0]),
+        **always("rate_scores", [[-40.0, 40.0, -40.0]] * 2),
     }
 
     def read(turns):
-        farther = np.float32(turns * 2 * np.pi / params["dial_rates"][0])
+        farther = np.float32(turns * np.pi / np.tanh(params["rates"][1]))
         return reader.apply(
             {"params": params},
             dataclasses.replace(text, numbers=np.where(text.number_index >= 0, text.numbers + farther, 0.0)),
@@ -177,7 +182,7 @@ def test_dials_come_round():
 
 def test_a_number_of_two_tokens_is_given_to_a_dial_once():
     """Where every token says the same of it."""
-    reader, text = TextReader(WIDTH, slots=1, layers=0), make_text(numbers=(0.3, 0.3))
+    reader, text = TextReader(WIDTH, slots=1, dials=2, layers=0), make_text(numbers=(0.3, 0.3))
     params = random_params(reader, text)
     params = {**params, "slot_factors": jax.tree.map(np.zeros_like, params["slot_factors"])}
     params["pool"] = jax.tree.map(np.zeros_like, params["pool"])
@@ -223,9 +228,26 @@ def test_gradients_are_finite_where_a_text_is_all_number_and_padding():
 
 def test_more_numbers_than_ordinals_share_the_last_one():
     reader, text = TextReader(WIDTH, max_numbers=2), make_text(numbers=(0.1, 0.2, 0.3), real=6)
-    params = without_dials(random_params(reader, text))
+    params = random_params(reader, text)
     same = dataclasses.replace(text, number_index=np.int32([-1, 0, 1, 1, -1, -1]))
     np.testing.assert_array_equal(*(reader.apply({"params": params}, prompt) for prompt in (text, same)))
+
+
+def test_numbers_turn_hardly_any_dial_before_training():
+    reader, text = TextReader(WIDTH, dials=3), make_text()
+    bias = reader.init(jax.random.key(0), text)["params"]["dial_scores"]["bias"]
+    assert jax.nn.softmax(bias)[-1] > 0.9
+
+
+def test_mean_pooling_by_hand():
+    """The mean of the real tokens' states through one linear map, whatever their order."""
+    reader = TextReader(WIDTH, use_numbers=False, pooling="mean")
+    text = make_text()
+    params = random_params(reader, text)
+    mean = text.states[text.mask].mean(axis=0)
+    expected = mean @ params["states"]["kernel"] + params["states"]["bias"]
+    np.testing.assert_allclose(reader.apply({"params": params}, text), expected, atol=1e-5)
+    assert set(params) == {"states"}
 
 
 # --- fusion ----------------------------------------------------------------------------------------------------------
@@ -265,15 +287,12 @@ def test_fusion_by_hand():
     params = {
         "null": np.array([[0.1, 0.2, 0.3], [-0.3, 0.0, 0.6]]),
         "confidence": {"kernel": np.array([[0.4], [0.0], [0.2]]), "bias": np.array([5.0])},
-        "norm": {"scale": np.array([1.0, 2.0, 3.0]), "bias": np.array([0.0, 0.1, 0.2])},
     }
 
     def by_hand(vectors, penalties):
         vectors = np.array(vectors)
         confidence = np.exp(vectors @ [0.4, 0.0, 0.2] + penalties)
-        mean = (confidence[:, None] * vectors).sum(0) / confidence.sum()
-        normed = (mean - mean.mean()) / np.sqrt(mean.var() + 1e-6)
-        return normed * [1.0, 2.0, 3.0] + [0.0, 0.1, 0.2]
+        return (confidence[:, None] * vectors).sum(0) / confidence.sum()
 
     null = np.asarray(params["null"])
     cases = {
