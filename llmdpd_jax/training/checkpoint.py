@@ -156,11 +156,10 @@ def load(path: str | Path) -> Checkpoint:
     tuning = unflatten_dict(
         {path: jax.ShapeDtypeStruct(shape, jax.numpy.float32) for path, shape in metadata["tuning"].items()}, sep="/"
     )
+    state = jax.eval_shape(partial(initial_state, agent, metadata), jax.random.key(0), tuning)
     template = ocp.args.Composite(
-        state=ocp.args.StandardRestore(
-            jax.eval_shape(partial(initial_state, agent, metadata), jax.random.key(0), tuning)
-        ),
-        statistics=ocp.args.StandardRestore(_statistics_template(*sizes)),
+        state=ocp.args.StandardRestore(_on_this_device(state)),
+        statistics=ocp.args.StandardRestore(_on_this_device(_statistics_template(*sizes))),
     )
     try:
         restored = reader.restore(step, args=template)
@@ -173,6 +172,12 @@ def load(path: str | Path) -> Checkpoint:
         reader.close()
     statistics = restored.statistics
     return Checkpoint(agent, config, restored.state, statistics["data"], statistics["text"], metadata, folder)
+
+
+def _on_this_device(template: Any) -> Any:
+    """The template with the default device for a place: a checkpoint is read whatever devices wrote it."""
+    here = jax.numpy.zeros(()).sharding
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), template)
 
 
 def _statistics_template(observation_size: int, action_size: int, llm_width: int, text_width: int) -> dict:

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -33,8 +34,14 @@ from llmdpd_jax.types import Array, Statistics, Store, TextStatistics
 console = Console(stderr=True)
 
 
-def make_train_call(agent: Agent, groups: int, group_size: int, prompt_length: int) -> Callable:
+def make_train_call(
+    agent: Agent, groups: int, group_size: int, prompt_length: int, sharding: Sharding | None = None
+) -> Callable:
     """The compiled call of many updates: batches are drawn on the device, nothing goes through the host.
+
+    Args:
+      sharding: of the state and the metrics that come back, which must be that of the state that is given; None: the
+        default device.
 
     Returns:
       `(state, store, statistics, texts, llm, key, count) -> (state, metrics)`: `count` updates (traced, so that a
@@ -50,7 +57,7 @@ def make_train_call(agent: Agent, groups: int, group_size: int, prompt_length: i
         batch = normalise_batch(statistics, sample_batch(store, key_batch, groups, group_size, prompt_length))
         return agent.update(state, batch, sample_text(texts, key_text, batch.task_id), key_update, llm)
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jax.jit, donate_argnums=0, out_shardings=sharding)
     def train_call(
         state: TrainState,
         store: Store,
@@ -214,13 +221,18 @@ def train(config, run: str | Path) -> Path:
             if restored.metadata["manifest"]["digest"] != digest:
                 raise UserError(f"{config.data.manifest}: the data are not those that {run} was trained on")
             state = restored.state
-        train_call = make_train_call(agent, config.data.groups, config.data.group_size, config.data.prompt_length)
+        store, sharding = data.store, None
+        if llm is not None:  # its weights may be divided among devices: all of them take part
+            sharding = encoder.replicated
+            state, store, units, texts = jax.device_put((state, store, units, texts), sharding)
+        sizes = config.data.groups, config.data.group_size, config.data.prompt_length
+        train_call = make_train_call(agent, *sizes, sharding)
 
         def save(state):
             checkpoint.save(checkpoints, state, units, text_units, metadata)
 
         run_updates(
-            lambda state, count: train_call(state, data.store, units, texts, llm, key_run, count),
+            lambda state, count: train_call(state, store, units, texts, llm, key_run, count),
             state,
             config.train,
             run,

@@ -188,27 +188,51 @@ def test_full_batches_have_no_padded_rows(llama_folder, monkeypatch):
 
 @pytest.mark.slow
 def test_batches_are_divided_among_devices(llama_folder, tmp_path, subprocess_environment):
-    """Eight devices give the numbers of one, for batches that fill them and for one that does not."""
+    """Eight devices give the numbers of one, for batches that fill them and for one that does not.
+
+    So they do with the weights divided among them.
+    """
     script = """
 import sys
 import jax, numpy as np
 from llmdpd_jax.models.llm.encoder import TextEncoder, TextEncoderSettings
 assert jax.local_device_count() == 8
-encoder = TextEncoder(TextEncoderSettings(source=sys.argv[1], layer=2), batch_tokens=64)
-assert encoder.params["embed"]["embedding"].sharding.num_devices == 8
 texts = [f"go to {chr(97 + i)} " * (1 + i % 3) for i in range(21)]
-np.savez(sys.argv[2], **vars(encoder.encode(texts)))
+for shard, file in ((None, "copies"), (True, "parts")):
+    encoder = TextEncoder(TextEncoderSettings(source=sys.argv[1], layer=2), batch_tokens=64, shard=shard)
+    leaves = jax.tree.leaves(encoder.params)
+    assert all(leaf.sharding.num_devices == 8 for leaf in leaves)
+    held = sum(leaf.addressable_shards[0].data.size for leaf in leaves) / sum(leaf.size for leaf in leaves)
+    assert held < 0.13 if shard else held == 1, held
+    np.savez(f"{sys.argv[2]}/{file}.npz", **vars(encoder.encode(texts)))
 """
     environment = subprocess_environment | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     environment |= {"JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", script, str(llama_folder), str(tmp_path / "eight.npz")]
+    command = [sys.executable, "-c", script, str(llama_folder), str(tmp_path)]
     subprocess.run(command, env=environment, check=True)
     texts = [f"go to {chr(97 + i)} " * (1 + i % 3) for i in range(21)]
     one = vars(make(llama_folder, hide_numbers=True).encode(texts))
-    with np.load(tmp_path / "eight.npz") as eight:
-        assert sorted(eight) == sorted(one)
-        for name in one:
-            np.testing.assert_allclose(eight[name], one[name], rtol=1e-5, atol=1e-4)  # states reach 35
+    for file in ("copies.npz", "parts.npz"):
+        with np.load(tmp_path / file) as eight:
+            assert sorted(eight) == sorted(one)
+            for name in one:
+                np.testing.assert_allclose(eight[name], one[name], rtol=1e-5, atol=1e-4)  # states reach 35
+
+
+def test_weights_are_divided_where_copies_would_be_too_large():
+    def too_large(stats):
+        return module._too_large_for_copies(2500, SimpleNamespace(memory_stats=lambda: stats))
+
+    assert [too_large(stats) for stats in (None, {}, {"bytes_limit": 10_000}, {"bytes_limit": 9_999})] == [
+        False,
+        False,
+        False,
+        True,
+    ]
+    # Never the axis of layers, and of a matrix's two the larger that can be divided.
+    assert module._divided((8, 16, 24), 8) == [None, None, "data"]
+    assert module._divided((8, 16, 20), 8) == [None, "data", None]
+    assert module._divided((12,), 8) == [None]
 
 
 def test_batches_fit_into_the_memory_of_an_accelerator(llama_folder):

@@ -1,5 +1,9 @@
 """An LLM that is tuned with the policy: what is trained, what is not, and that acting reads as training did."""
 
+import csv
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,6 +106,38 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(world, run, tmp_path, mo
     assert main(["train", *world.config(**TUNED), f"--out={parts}"]) == 0
     states = [checkpoint.load(one).state for one in (run, parts)]
     jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+@pytest.mark.slow
+def test_an_llm_divided_among_devices_is_tuned_as_on_one(world, run, tmp_path, subprocess_environment):
+    script = """
+import sys
+import jax
+from llmdpd_jax.cli.main import main
+from llmdpd_jax.models.llm import encoder
+from llmdpd_jax.training import loop
+assert jax.local_device_count() == 8
+encoder._too_large_for_copies = lambda size, device: True
+calls = []
+def make(*arguments):
+    calls.append(make_train_call(*arguments))
+    return calls[-1]
+make_train_call, loop.make_train_call = loop.make_train_call, make
+code = main(sys.argv[1:])
+assert calls[0]._cache_size() == 1, calls[0]._cache_size()
+sys.exit(code)
+"""
+    environment = subprocess_environment | world.environment() | {"JAX_PLATFORMS": "cpu"}
+    environment |= {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    eight = tmp_path / "eight"
+    arguments = ["train", *world.config(**TUNED), f"--out={eight}"]
+    subprocess.run([sys.executable, "-c", script, *arguments], env=environment, check=True)
+    logs = [list(csv.DictReader((one / "metrics.csv").open())) for one in (run, eight)]
+    for name in logs[0][0]:  # means of the first two updates; later ones amplify rounding, for Adam's steps are signs
+        assert float(logs[0][0][name]) == pytest.approx(float(logs[1][0][name]), rel=1e-4), name
+    # The checkpoint that eight devices wrote is read on one.
+    params = [checkpoint.load(one).state.params["llm"]["prefix"] for one in (run, eight)]
+    np.testing.assert_allclose(*params, atol=0.02)
 
 
 def _first_updates(run_updates, steps):

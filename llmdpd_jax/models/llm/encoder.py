@@ -5,18 +5,21 @@ therefore fed twice and the states of the second copy are used, each of which ha
 embeddings", Springer et al. 2024, arXiv 2402.15449). Models of the BERT family read both ways and are fed once.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.llm.bert import BertConfig
-from llmdpd_jax.models.llm.checkpoint import Checkpoint, load_head, load_params
+from llmdpd_jax.models.llm.checkpoint import Checkpoint, load_head, load_params, tree_shapes
 from llmdpd_jax.models.llm.generation import generate
 from llmdpd_jax.models.llm.gguf import open_gguf
 from llmdpd_jax.models.llm.layers import ModelConfig
@@ -95,6 +98,7 @@ class TextEncoder:
     settings: TextEncoderSettings
     batch_tokens: int | None = None  # that a device reads at once; None: chosen by kind and memory of the device
     tuning: dict | None = None  # adapters and soft tokens that were trained with a policy (`models.llm.tuning`)
+    shard: bool | None = None  # weights divided among the devices, or a copy on each; None: chosen by their memory
 
     def __post_init__(self):
         if self.batch_tokens is not None and self.batch_tokens < 1:
@@ -145,12 +149,22 @@ class TextEncoder:
 
     @cached_property
     def params(self) -> dict:
-        """The weights, a copy on each device of this host."""
+        """The weights: divided among this host's devices, or a copy on each."""
+        shapes = tree_shapes(self.config)
+        size = sum(map(math.prod, shapes.values())) * jnp.dtype(self.config.dtype).itemsize
+        devices = self._mesh.devices.ravel()
+        shard = self.shard if self.shard is not None else _too_large_for_copies(size, devices[0])
+        axes = {path: _divided(shape, len(devices)) if shard else () for path, shape in shapes.items()}
+        shardings = {path: NamedSharding(self._mesh, PartitionSpec(*names)) for path, names in axes.items()}
+        shardings = unflatten_dict(shardings, sep="/")
         if self.settings.random_seed is not None:
-            params = random_params(self.config, jax.random.key(self.settings.random_seed))
-        else:
-            params = load_params(self._checkpoint, self.config)
-        return jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
+            return jax.device_put(random_params(self.config, jax.random.key(self.settings.random_seed)), shardings)
+        return load_params(self._checkpoint, self.config, shardings)
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """A copy on each device that the weights are on, for what they are used with."""
+        return NamedSharding(self._mesh, PartitionSpec())
 
     @cached_property
     def _mesh(self) -> Mesh:
@@ -194,7 +208,7 @@ class TextEncoder:
         mask = mask if self._reads_both_ways else None
         if not self.tuning:
             return hidden_states(self.config, self.params, tokens, mask)
-        tuning = jax.device_put(self.tuning, NamedSharding(self._mesh, PartitionSpec()))
+        tuning = jax.device_put(self.tuning, self.replicated)
         return hidden_states(tuned_config(self.config, tuning), self.params, tokens, mask, **tuning)
 
     def batches(self, texts: Sequence[str]) -> Iterator["Batch"]:
@@ -341,6 +355,19 @@ def _batch_tokens(config: ModelConfig, length: int, device: jax.Device) -> int:
     floats = 6 * config.width + 3 * config.mlp_width + 2 * config.num_heads * length
     free = memory["bytes_limit"] - memory["bytes_in_use"]
     return max(1, min(ACCELERATOR_BATCH, free // 2 // (4 * floats)))
+
+
+def _too_large_for_copies(size: int, device: jax.Device) -> bool:
+    """Whether weights of `size` bytes would take more than a quarter of the device's memory, where it tells that."""
+    memory = device.memory_stats() or {}
+    return "bytes_limit" in memory and size > memory["bytes_limit"] / 4
+
+
+def _divided(shape: tuple[int, ...], devices: int) -> list[str | None]:
+    """Which axis is divided: the larger of a matrix's two that can be; the axis of layers, which are scanned, never."""
+    axes = [axis for axis in range(max(len(shape) - 2, 0), len(shape)) if shape[axis] % devices == 0]
+    longest = max(axes, key=lambda axis: shape[axis], default=None)
+    return ["data" if axis == longest else None for axis in range(len(shape))]
 
 
 def _open(source: str) -> Checkpoint:
