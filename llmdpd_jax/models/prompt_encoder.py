@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from llmdpd_jax.models.layers import MLP, AttentionPool, TransformerBlock
+from llmdpd_jax.prompts.table import LINEAR_UP_TO
 from llmdpd_jax.types import Array, TextPrompt, TrajectoryPrompt
 
 POOLINGS = ("attention", "mean")  # how `TextReader` makes one vector of the words
@@ -53,7 +54,11 @@ class TextReader(nn.Module):
         if self.use_numbers:
             is_number = ((prompt.number_index >= 0) & prompt.mask)[..., None]
             ordinals = jnp.clip(prompt.number_index, 0, self.max_numbers - 1)
-            tokens = jnp.where(is_number, nn.Embed(self.max_numbers, self.width, name="ordinal")(ordinals), 0.0)
+            tokens = nn.Embed(self.max_numbers, self.width, name="ordinal")(ordinals)
+            # Of a number's size only this much is told: far beyond most others it is hardly what the task is about.
+            excess = jnp.maximum(jnp.abs(prompt.numbers) - LINEAR_UP_TO, 0.0)[..., None]
+            tokens = tokens + nn.Dense(self.width, use_bias=False, name="excess")(excess)
+            tokens = jnp.where(is_number, tokens, 0.0)
         if self.use_llm:
             states = prompt.states
             if key is not None:
@@ -85,7 +90,7 @@ class TextReader(nn.Module):
         # A further choice with score 0 and value 0 leaves a slot empty.
         scores = jnp.concatenate([scores, jnp.zeros_like(scores[..., :1, :])], axis=-2)
         weights = jax.nn.softmax(scores, axis=-2)[..., :-1, :]
-        factors = jnp.tanh(2.0 * nn.Dense(self.slots, name="slot_factors")(tokens))
+        factors = jnp.tanh(nn.Dense(self.slots, name="slot_factors")(tokens))
         return jnp.sum(weights * factors * prompt.numbers[..., None], axis=-2)
 
     def turn_dials(self, prompt: TextPrompt, tokens: Array, is_number: Array) -> Array:

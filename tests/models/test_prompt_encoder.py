@@ -9,6 +9,7 @@ import pytest
 from networks import make_text, make_trajectory, random_params
 
 from llmdpd_jax.models.prompt_encoder import PromptEncoder, TextReader, TrajectoryReader
+from llmdpd_jax.prompts.table import LINEAR_UP_TO
 
 WIDTH = 8
 
@@ -126,7 +127,7 @@ def test_text_by_hand():
     pooled = values.reshape(4) @ params["pool"]["out"]["kernel"] + params["pool"]["out"]["bias"]
     # A slot takes the number or stays empty, whose score is 0.
     taken = 1.0 / (1.0 + np.exp(-dense("slot_scores", token)))
-    slots = taken * np.tanh(2.0 * dense("slot_factors", token)) * 0.3
+    slots = taken * np.tanh(dense("slot_factors", token)) * 0.3
     # The number is shared out among the dials; what the last score gets is given to none.
     shares = np.exp(dense("dial_scores", token))
     shares = shares[:-1] / shares.sum()
@@ -165,6 +166,7 @@ def test_dials_come_round():
     params = {
         **params,
         "slot_factors": jax.tree.map(np.zeros_like, params["slot_factors"]),
+        "excess": jax.tree.map(np.zeros_like, params["excess"]),
         **always("dial_scores", [40.0, -40.0, -40.0]),
         **always("rate_scores", [[-40.0, 40.0, -40.0]] * 2),
     }
@@ -237,6 +239,20 @@ def test_numbers_turn_hardly_any_dial_before_training():
     reader, text = TextReader(WIDTH, dials=3), make_text()
     bias = reader.init(jax.random.key(0), text)["params"]["dial_scores"]["bias"]
     assert jax.nn.softmax(bias)[-1] > 0.9
+
+
+def test_a_number_far_larger_than_most_shows_in_its_token():
+    """Without factors a number's size reaches the vector only as far as it exceeds the linear range."""
+    reader, text = TextReader(WIDTH, slots=1), make_text()
+    params = random_params(reader, text)
+    params["slot_factors"] = jax.tree.map(np.zeros_like, params["slot_factors"])
+
+    def read(number):
+        numbers = np.where(text.number_index >= 0, np.float32(number), 0.0)
+        return reader.apply({"params": params}, dataclasses.replace(text, numbers=numbers))
+
+    np.testing.assert_array_equal(read(LINEAR_UP_TO), read(0.5))
+    assert np.abs(read(LINEAR_UP_TO + 1.0) - read(0.5)).max() > 1e-2
 
 
 def test_mean_pooling_by_hand():
