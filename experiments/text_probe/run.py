@@ -46,7 +46,7 @@ PICTURE = HERE.parent.parent / "docs" / "text_probe.png"
 
 TASKS, TRAIN_TASKS, TASK_SEED = 60, 45, 7
 WIDTH = 64  # of the reader, as model.context_width
-STEPS, BATCH, LEARNING_RATE = 2000, 32, 2e-3  # a batch reads as many texts as one update of the method does
+STEPS, BATCH, LEARNING_RATE = 6000, 32, 2e-3  # a batch reads as many texts as one update of the method does
 SPLITS_PER_CALL = 5
 ALPHAS = 10.0 ** np.arange(-2, 7)
 MISREAD = 0.2  # a prediction farther off than this in any of its values
@@ -70,6 +70,7 @@ class Kind:
     draw: Callable[[np.random.Generator], np.ndarray]  # [TASKS, P] parameters
     phrases: Callable[[np.ndarray], dict]  # fields of the templates for one task's parameters [P]
     target: Callable[[np.ndarray], np.ndarray]  # [TASKS, P] -> [TASKS, K], what is to be predicted
+    dials: int = 0  # model.number_dials: for what comes round again
 
 
 KINDS = (
@@ -93,6 +94,7 @@ KINDS = (
         lambda rng: rng.uniform(0, 2 * np.pi, (TASKS, 1)),
         lambda p: direction_phrases(p[0]),
         lambda p: np.concatenate([np.cos(p), np.sin(p)], axis=1),
+        dials=4,
     ),
 )
 
@@ -131,6 +133,7 @@ class Texts:
     flat: list[str]
     rows: dict[str, np.ndarray]
     target: np.ndarray  # [TASKS, K]
+    dials: int
 
 
 def spread(items: Sequence[str], most: int) -> list[str]:
@@ -148,7 +151,7 @@ def make_texts(kind: Kind, method: Method) -> Texts:
         phrases = [kind.phrases(p) for p in parameters]
         rows[column] = len(flat) + np.arange(TASKS * len(templates)).reshape(TASKS, -1)
         flat += [template.format(**fields) for fields in phrases for template in templates]
-    return Texts(flat, rows, kind.target(parameters).astype(np.float32))
+    return Texts(flat, rows, kind.target(parameters).astype(np.float32), kind.dials)
 
 
 def make_splits(splits: int) -> np.ndarray:
@@ -169,10 +172,11 @@ class Probe(nn.Module):
     size: int
     use_llm: bool
     use_numbers: bool
+    dials: int
 
     @nn.compact
     def __call__(self, prompt: TextPrompt, key: Array | None = None) -> Array:
-        read = TextReader(WIDTH, self.use_llm, self.use_numbers)(prompt, key)
+        read = TextReader(WIDTH, self.use_llm, self.use_numbers, dials=self.dials)(prompt, key)
         return nn.Dense(self.size)(read)
 
 
@@ -234,7 +238,7 @@ def read_with_reader(texts: Texts, method: Method, orders: np.ndarray) -> dict[s
     table = make_table(prompts, [1] * len(prompts))
     train = [prompts[i] for i in texts.rows["seen"].reshape(-1)]
     table = jax.tree.map(jnp.asarray, normalise_table(text_statistics(make_table(train, [1] * len(train))), table))
-    probe = Probe(texts.target.shape[1], method.use_llm, method.use_numbers)
+    probe = Probe(texts.target.shape[1], method.use_llm, method.use_numbers, texts.dials)
     keys = jax.random.split(jax.random.key(TASK_SEED), len(orders))
     parts = []
     for first in range(0, len(orders), SPLITS_PER_CALL):

@@ -244,6 +244,18 @@ HELD_OUT = Parts(
         ("steering <offset> {towards} relative to straight {axis}",),
         ("motion along <angle>, anticlockwise from east",),
     ),
+    # Written by someone who had seen nothing of this project; no choice was made by them.
+    whole=(
+        "Set off along the ray that makes an angle of <angle> with the positive x axis, counted counterclockwise.",
+        'set_heading("<angle>")  # ccw from east, then walk',
+        "Pretend you are looking east, then spin to your left by <angle>, and run that way, okay?",
+        "MOVEMENT REQUEST | Reference direction: due east | Sense: anticlockwise | Direction of travel: <angle>",
+        "Per the spec, the polar angle theta of the velocity vector is to be <angle>, in the "
+        "standard mathematical convention.",
+        "Patrol bot, from 06:45 steer a compass bearing of <bearing> and report, over.",
+        "My dear Captain, pray keep her on a course of <bearing> clockwise from true north until you hear from me.",
+        "my compass app shows azimuth <bearing>, so just keep walking that way mate",
+    ),
 )
 HELD_OUT_UNITLESS = Parts(
     frames=HELD_OUT.frames,

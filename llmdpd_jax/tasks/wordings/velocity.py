@@ -144,6 +144,19 @@ HELD_OUT = Parts(
         ("<v> in the forward direction",),
         ("quickness measuring <v>",),
     ),
+    # Written by someone who had seen nothing of this project; no choice was made by them.
+    whole=(
+        "Gait controller should track a forward velocity of <v> on flat ground; currently it drifts, please fix.",
+        "Mister Robot, run straight ahead and go <v> fast, not faster and not slower!",
+        "Nice and steady today: settle into a pace of <v> down the straight and keep it until I "
+        "blow the whistle in 10 minutes.",
+        "TEST SHEET - Desired longitudinal speed: <v> - Signed: lab supervisor",
+        'cmd_vel.linear.x = "<v>"',
+        "Crawler, make your headway <v> and maintain, over.",
+        "The Operator shall cause the Robot to advance at a constant rate of <v>, neither "
+        "exceeding nor falling short thereof.",
+        "hmm can u jog ahead so that ur speedometer reads <v>? thx",
+    ),
 )
 WRITINGS = (
     Writing("2", " m/s"),
