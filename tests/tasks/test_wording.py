@@ -33,10 +33,10 @@ def test_descriptions_of_a_known_goal():
     for expected in (
         "Navigate to position (0.31, -0.42)",
         "goal: [+0.31, -0.42]",
-        "Go to x = +0.31 and y = -0.42.",
-        "Go to y = -0.42 and x = +0.31.",
-        "Go to east 0.31 m and south 0.42 m.",
-        "robot.move_to(down: 0.42, right: 0.31); wait until arrived; return success",
+        "Go to x = 0.310 metres and y = -0.420 metres.",
+        "Go to y = -0.420 metres and x = 0.310 metres.",
+        "Go to exactly 4.20e-01 downward and exactly 3.10e-01 to the right.",
+        "Just 0.31 meters to the right and 0.42 meters down, and you are there.",
     ):
         assert expected in texts
     held_out = point_robot().descriptions({"goal_x": 0.31, "goal_y": -0.42}, held_out=True)
