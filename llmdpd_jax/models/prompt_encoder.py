@@ -18,6 +18,11 @@ from llmdpd_jax.types import Array, TextPrompt, TrajectoryPrompt
 POOLINGS = ("attention", "mean")  # how `TextReader` makes one vector of the words
 
 
+def excess_of(numbers: Array) -> Array:
+    """How far numbers [...] reach beyond the linear range of `prompts.table`, in its units: [..., 1]."""
+    return jnp.maximum(jnp.abs(numbers) - LINEAR_UP_TO, 0.0)[..., None]
+
+
 class TextReader(nn.Module):
     """Reads a text prompt, LLM states and exact numbers of its tokens: TextPrompt [..., L] -> [..., width].
 
@@ -56,8 +61,7 @@ class TextReader(nn.Module):
             ordinals = jnp.clip(prompt.number_index, 0, self.max_numbers - 1)
             tokens = nn.Embed(self.max_numbers, self.width, name="ordinal")(ordinals)
             # Of a number's size only this much is told: far beyond most others it is hardly what the task is about.
-            excess = jnp.maximum(jnp.abs(prompt.numbers) - LINEAR_UP_TO, 0.0)[..., None]
-            tokens = tokens + nn.Dense(self.width, use_bias=False, name="excess")(excess)
+            tokens = tokens + nn.Dense(self.width, use_bias=False, name="excess")(excess_of(prompt.numbers))
             tokens = jnp.where(is_number, tokens, 0.0)
         if self.use_llm:
             states = prompt.states
@@ -86,7 +90,11 @@ class TextReader(nn.Module):
 
     def fill_slots(self, prompt: TextPrompt, tokens: Array, is_number: Array) -> Array:
         """Slots [..., slots]: weighted means of numbers times factors. is_number [..., L, 1]."""
-        scores = jnp.where(is_number, nn.Dense(self.slots, name="slot_scores")(tokens), -jnp.inf)
+        scores = nn.Dense(self.slots, name="slot_scores")(tokens)
+        # Numbers far larger than most are left out at first: taken for quantities they drown what other texts teach,
+        # and some seeds never unlearned it.
+        penalty = self.param("excess_penalty", nn.initializers.constant(2.0), (self.slots,))
+        scores = jnp.where(is_number, scores - penalty * excess_of(prompt.numbers), -jnp.inf)
         # A further choice with score 0 and value 0 leaves a slot empty.
         scores = jnp.concatenate([scores, jnp.zeros_like(scores[..., :1, :])], axis=-2)
         weights = jax.nn.softmax(scores, axis=-2)[..., :-1, :]

@@ -167,6 +167,7 @@ def test_dials_come_round():
         **params,
         "slot_factors": jax.tree.map(np.zeros_like, params["slot_factors"]),
         "excess": jax.tree.map(np.zeros_like, params["excess"]),
+        "excess_penalty": np.zeros_like(params["excess_penalty"]),
         **always("dial_scores", [40.0, -40.0, -40.0]),
         **always("rate_scores", [[-40.0, 40.0, -40.0]] * 2),
     }
@@ -253,6 +254,21 @@ def test_a_number_far_larger_than_most_shows_in_its_token():
 
     np.testing.assert_array_equal(read(LINEAR_UP_TO), read(0.5))
     assert np.abs(read(LINEAR_UP_TO + 1.0) - read(0.5)).max() > 1e-2
+
+
+def test_numbers_far_larger_than_most_fill_hardly_any_slot_before_training():
+    reader, text = TextReader(WIDTH, layers=0), make_text(numbers=(LINEAR_UP_TO + 2.0,))
+    params = random_params(reader, text)
+    params["slot_scores"] = jax.tree.map(np.zeros_like, params["slot_scores"])
+    params["excess_penalty"] = reader.init(jax.random.key(0), text)["params"]["excess_penalty"]
+
+    def filled(text):
+        empty = {**params, "slot_factors": jax.tree.map(np.zeros_like, params["slot_factors"])}
+        return np.abs(reader.apply({"params": params}, text) - reader.apply({"params": empty}, text)).max()
+
+    small = dataclasses.replace(text, numbers=text.numbers * np.float32(LINEAR_UP_TO / (LINEAR_UP_TO + 2.0)))
+    # With scores of 0 a number takes half of a slot, with -4 one part in 55.
+    assert filled(text) < 0.1 * filled(small)
 
 
 def test_mean_pooling_by_hand():
