@@ -43,6 +43,7 @@ _FIGURES = re.compile(
     re.VERBOSE,
 )
 _PLAIN = str.maketrans("−⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹", "--+0123456789")
+_NAME_BEFORE = re.compile(r"[A-Za-z_)\]]\[$")  # a whole number between this and a bracket is an index: "target[0]"
 # A digit after these is an exponent: "x^-2", "m s-1".
 _EXPONENT_BEFORE = re.compile(rf"(?:\^|\*\*|\b(?:m|cm|mm|km|s|h|min|sec|kg|N|rad|deg))[{DASHES}]$")
 
@@ -180,6 +181,12 @@ def _read_figures(text: str) -> list[Number]:
     numbers = []
     for match in _FIGURES.finditer(text):
         if _EXPONENT_BEFORE.search(text, 0, match.start()):
+            continue
+        if (
+            match.group().isdigit()
+            and _NAME_BEFORE.search(text, 0, match.start())
+            and text.startswith("]", match.end())
+        ):
             continue
         figures = match.group().replace(",", "").translate(_PLAIN)
         if match.group("fraction"):
