@@ -13,12 +13,14 @@ import dataclasses
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from llmdpd_jax.evaluation.aggregates import table_lines
 from llmdpd_jax.evaluation.figures import ROLLOUTS_FILE, all_tasks_picture, load_rollouts, png
-from llmdpd_jax.evaluation.results import RESULTS_FILE, load_results, merge_results, write_results
+from llmdpd_jax.evaluation.results import RESULTS_FILE, Results, load_results, merge_results, write_results
 from llmdpd_jax.tasks.manifest import load_manifest, save_manifest
 
 HERE = Path(__file__).parent
@@ -69,12 +71,27 @@ def run(variant: str, seed: int, quality: str, out: Path) -> Path:
     data = f"data/point_robot_{quality}"
     if variant == "true goal":
         data = state_goals(data)
-    folder = out / f"{(variant or 'method').replace(' ', '_')}-{seed}"
-    overrides = [f"--config.data.manifest={data}/tasks.json", f"--config.seed={seed}", *VARIANTS.get(variant, [])]
+    return train_and_evaluate(variant, seed, data, VARIANTS.get(variant, []), out)
+
+
+def train_and_evaluate(variant: str, seed: int, data: str, overrides: list[str], out: Path) -> Path:
+    """Trains with overrides of the config, and evaluates under the variant's name; returns the run folder."""
+    folder = out / f"{(variant or 'method').replace(' + ', '_').replace(' ', '_')}-{seed}"
+    overrides = [f"--config.data.manifest={data}/tasks.json", f"--config.seed={seed}", *overrides]
     llmdpd("train", "--config=configs/point_robot.py", *overrides, f"--out={folder}")
     if not (ROOT / folder / RESULTS_FILE).exists():
         llmdpd("evaluate", str(folder), f"--variant={variant}")
     return folder
+
+
+def side_by_side(jobs: int, run: Callable[..., Path], plan: list[tuple]) -> tuple[list[Path], Results]:
+    """Runs every entry of the plan, `jobs` at a time; returns the run folders and all their rows."""
+    if jobs > 1:
+        # One thread of matrix products per run: they then share the cores without waiting for each other.
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+    with ThreadPoolExecutor(jobs) as pool:
+        folders = list(pool.map(lambda one: run(*one), plan))
+    return folders, merge_results([load_results(ROOT / folder) for folder in folders])
 
 
 def markdown(results) -> str:
@@ -101,9 +118,6 @@ def main() -> None:
     parser.add_argument("--ablation-seeds", type=int, nargs="*", default=[0, 1, 2], help="of every other variant")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one core each")
     options = parser.parse_args()
-    if options.jobs > 1:
-        # One thread of matrix products per run: they then share the cores without waiting for each other.
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
     plan = [(variant, seed, "mixed") for variant in SEEDED for seed in options.seeds]
     plan += [(MEDIUM, seed, "medium") for seed in options.ablation_seeds]
     plan += [
@@ -111,9 +125,7 @@ def main() -> None:
     ]
     for quality in dict.fromkeys(quality for _, _, quality in plan):
         collect(quality)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        folders = list(pool.map(lambda one: run(*one, options.out), plan))
-    results = merge_results([load_results(ROOT / folder) for folder in folders])
+    folders, results = side_by_side(options.jobs, partial(run, out=options.out), plan)
     write_results(HERE / RESULTS_FILE, results)
     picture = all_tasks_picture(load_rollouts(ROOT / folders[0] / ROLLOUTS_FILE))
     (ROOT / "docs" / "trajectories.png").write_bytes(png(picture))

@@ -5,17 +5,16 @@
 The same data and evaluation as `run.py`, at a setting small enough for an LLM inside every update on a CPU: the first
 two blocks of the LLM, 8 task groups per batch, 4,000 updates. Scores are therefore lower than those of the full
 setting; what counts is how the rows differ. Writes text_ablation.json beside this file and prints the table. Finished
-runs are reused. Expected: three minutes per run on one CPU core, half an hour with LoRA or soft prompts.
+runs are reused. With LoRA or soft prompts an update takes many times as long.
 """
 
 import argparse
-import os
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-from run import HERE, ROOT, collect, llmdpd, markdown
+from run import HERE, collect, markdown, side_by_side, train_and_evaluate
 
-from llmdpd_jax.evaluation.results import RESULTS_FILE, load_results, merge_results, write_results
+from llmdpd_jax.evaluation.results import write_results
 
 SMALL = ["--config.text.layer=2", "--config.data.groups=8", "--config.train.steps=4000"]
 # Without the numeric channel the LLM has to read the digits itself.
@@ -31,12 +30,7 @@ READINGS = {
 
 def run(reading: str, seed: int, out: Path) -> Path:
     """Trains and evaluates with one way of reading; returns its run folder."""
-    folder = out / f"{reading.replace(' + ', '_').replace(' ', '_')}-{seed}"
-    overrides = ["--config.data.manifest=data/point_robot_mixed/tasks.json", f"--config.seed={seed}"]
-    llmdpd("train", "--config=configs/point_robot.py", *overrides, *SMALL, *READINGS[reading], f"--out={folder}")
-    if not (ROOT / folder / RESULTS_FILE).exists():
-        llmdpd("evaluate", str(folder), f"--variant={reading}")
-    return folder
+    return train_and_evaluate(reading, seed, "data/point_robot_mixed", [*SMALL, *READINGS[reading]], out)
 
 
 def main() -> None:
@@ -47,13 +41,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one core each")
     options = parser.parse_args()
-    if options.jobs > 1:
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
     collect("mixed")
-    with ThreadPoolExecutor(options.jobs) as pool:
-        plan = [(reading, seed) for reading in READINGS for seed in options.seeds]
-        folders = list(pool.map(lambda one: run(*one, options.out), plan))
-    results = merge_results([load_results(ROOT / folder) for folder in folders])
+    plan = [(reading, seed) for reading in READINGS for seed in options.seeds]
+    _, results = side_by_side(options.jobs, partial(run, out=options.out), plan)
     write_results(HERE / "text_ablation.json", results)
     print(markdown(results))
 

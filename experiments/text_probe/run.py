@@ -9,8 +9,7 @@ sentences with a unit no train wording has ("unseen unit": in the table of `prom
 either) and with six decimals ("unseen precision"). The score is R2, pooled over splits, tasks and wordings.
 
 Writes results.json beside this file and docs/text_probe.png, and prints the table. What is in results.json is not
-computed again, and what the LLM has read is kept in its cache, so the script can be interrupted. Expected: half an hour
-on one CPU core; scores as in the table of results.json.
+computed again, and what the LLM has read is kept in its cache, so the script can be interrupted. Hours on one CPU core.
 """
 
 import argparse
