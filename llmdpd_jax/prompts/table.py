@@ -57,29 +57,31 @@ def text_statistics(table: TextTable) -> TextStatistics:
 
     table: of train tasks only, in the LLM's own units.
     """
-    states, numbers = np.asarray(table.states), np.asarray(table.numbers)[np.asarray(table.number_index) >= 0]
+    real, numbers = _state_masks(table), np.asarray(table.numbers)[np.asarray(table.number_index) >= 0]
     sizes = np.abs(numbers[numbers != 0])
+    # Real tokens only, and changed in place: where the LLM reads digits, hardly two descriptions share their states.
+    states = np.asarray(table.states)[real]
     # States count as often as descriptions share them.
-    weights = np.bincount(table.state_rows)[:, None] * _state_masks(table)
-    weights = (weights / weights.sum())[..., None]
-    mean = np.sum(weights * states, axis=(0, 1))
-    std = np.sqrt(np.sum(weights * (states - mean) ** 2, axis=(0, 1))) + 1e-6
+    weights = (np.bincount(table.state_rows)[:, None] * real)[real]
+    weights = (weights / weights.sum()).astype(states.dtype)
+    mean = weights @ states
+    states -= mean
+    std = np.sqrt(np.einsum("n,nd,nd->d", weights, states, states)) + 1e-6
+    states /= std
     return TextStatistics(
         state_mean=jnp.asarray(mean, jnp.float32),
         state_std=jnp.asarray(std, jnp.float32),
-        state_axes=jnp.asarray(_principal_axes((states - mean) / std, weights), jnp.float32),
+        state_axes=jnp.asarray(_principal_axes(states, weights), jnp.float32),
         number_scale=jnp.asarray(np.median(sizes) if sizes.size else 1.0, jnp.float32),
     )
 
 
 def _principal_axes(states: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The first K = STATE_AXES principal axes [D, K] of standardised states [U, L, D]; if D is less, all, unturned."""
+    """The first K = STATE_AXES principal axes [D, K] of standardised states [N, D]; if D is less, all, unturned."""
     width = states.shape[-1]
     if width <= STATE_AXES:
         return np.eye(width)
-    real = weights[..., 0] > 0
-    states, weights = states[real], weights[real]
-    power, axes = np.linalg.eigh((weights * states).T @ states)  # in rising order
+    power, axes = np.linalg.eigh((weights[:, None] * states).T @ states)  # in rising order
     power, axes = power[::-1][:STATE_AXES], axes[:, ::-1][:, :STATE_AXES]
     # An axis has two directions; the choice must not depend on the linear algebra library.
     axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(STATE_AXES)])
@@ -96,8 +98,9 @@ def normalise_table(statistics: TextStatistics, table: TextTable) -> TextTable:
 
 def normalise_states(statistics: TextStatistics, states: Array, mask: Array) -> Array:
     """States [..., L, D] in the networks' units [..., L, K], 0 where the mask [..., L] is False."""
-    states = (states - statistics.state_mean) / statistics.state_std
-    return jnp.where(mask[..., None], states @ statistics.state_axes, 0.0)
+    # Applied to the axes, which are few, rather than to the states: a table's may be gigabytes.
+    axes = statistics.state_axes / statistics.state_std[:, None]
+    return jnp.where(mask[..., None], states @ axes - statistics.state_mean @ axes, 0.0)
 
 
 def _normalise_numbers(statistics: TextStatistics, numbers: Array) -> Array:
