@@ -115,7 +115,8 @@ class TextReader(nn.Module):
             scores = nn.DenseGeneral((self.dials, self.choices), name=f"{name}_scores")(tokens)
             return jnp.sum(jax.nn.softmax(scores, axis=-1) * jnp.exp(1j * angles), axis=-1)
 
-        rates = 2.0 * jnp.tanh(self.param("rates", nn.initializers.normal(1.0), (self.choices,)))
+        # Unbounded: a turn may be any number of the units in which numbers are given.
+        rates = self.param("rates", nn.initializers.normal(2.0), (self.choices,))
         starts = self.param("starts", nn.initializers.normal(2.0), (self.choices,))
         turned = choose("rate", rates * prompt.numbers[..., None, None]) * choose("start", starts)
         dials = jnp.sum(shares * turned, axis=-2)

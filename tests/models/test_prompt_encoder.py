@@ -137,7 +137,7 @@ def test_text_by_hand():
         return scores / scores.sum(axis=-1, keepdims=True)
 
     rates, starts = choices("rate_scores"), choices("start_scores")  # [dials, choices]
-    angles = 0.3 * 2.0 * np.tanh(params["rates"])[:, None] + params["starts"]  # [rates, starts]
+    angles = 0.3 * params["rates"][:, None] + params["starts"]  # [rates, starts]
     dials = shares * np.einsum("nr,ns,rs->n", rates, starts, np.exp(1j * angles))
     numbers = np.concatenate([slots, dials.real, dials.imag])
     np.testing.assert_allclose(reader.apply({"params": params}, text), pooled + dense("numbers", numbers), atol=1e-5)
@@ -173,7 +173,7 @@ def test_dials_come_round():
     }
 
     def read(turns):
-        farther = np.float32(turns * np.pi / np.tanh(params["rates"][1]))
+        farther = np.float32(turns * 2 * np.pi / params["rates"][1])
         return reader.apply(
             {"params": params},
             dataclasses.replace(text, numbers=np.where(text.number_index >= 0, text.numbers + farther, 0.0)),

@@ -40,7 +40,7 @@ from llmdpd_jax.types import LLMInput, TextPrompt
 # Part of every encoder's identity: raise it when the same weights and settings come to give other prompts, so that
 # cached embeddings of before are not taken for those of now.
 ENCODING_VERSION = 5
-CPU_BATCH = 1024  # tokens; on CPUs more gains nothing, and costs compile time and memory
+CPU_BATCH = 256  # tokens; on CPUs more gains nothing, and costs compile time and memory
 ACCELERATOR_BATCH = 16384  # tokens, if they fit; enough to keep one busy with a small model
 SEPARATOR = "\n"
 CUE = "\nIn other words, the robot has to"  # what the LLM is to go on from
