@@ -1,11 +1,11 @@
-"""The point_robot results of the README: the method over seeds, and what each half of the text prompt is worth.
+"""The point_robot results of the README: the method over seeds, beside the true goal, no prompt and poorer data.
 
     python experiments/point_robot/run.py --out=runs/point_robot --seeds 0 1 2 --ablation-seeds 0 --jobs=2
 
 Collects the data if they are not there, trains and evaluates every variant, merges all rows into
 `experiments/point_robot/results.json`, draws `docs/trajectories.png` and prints the README's table. Finished runs are
-reused, so it can be interrupted. Expected: about eight minutes per run on one CPU core, `--jobs` of them side by side
-("LLM only" longer, for the LLM then reads the wordings of every task anew); scores as in the README.
+reused, so it can be interrupted. Expected: about eight minutes per run on one CPU core, `--jobs` of them side by side;
+scores as in the README. `text_ablation.py` says what each part of reading a text is worth.
 """
 
 import argparse
@@ -30,9 +30,6 @@ ROOT = HERE.parent.parent
 VARIANTS = {
     "": [],
     "true goal": ["--config.model.use_llm=False"],  # the exact parameters, always in the same words: see `state_goals`
-    "LLM only": ["--config.model.use_numbers=False", "--config.text.hide_numbers=False"],
-    "numbers only": ["--config.model.use_llm=False"],
-    "random-initialised LLM": ["--config.text.random_init=True"],
     "no prompt": ["--config.agent.text_dropout=1.0", "--config.agent.trajectory_dropout=1.0"],
 }
 SEEDED = ("", "true goal")  # variants that are run with every seed of the method

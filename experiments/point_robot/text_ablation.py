@@ -3,9 +3,9 @@
     python experiments/point_robot/text_ablation.py --seeds 0 --jobs=2
 
 The same data and evaluation as `run.py`, at a setting small enough for an LLM inside every update on a CPU: the first
-two blocks of the LLM, 8 task groups per batch, 4,000 updates. Scores are therefore lower than those of the full
-setting; what counts is how the rows differ. Writes text_ablation.json beside this file and prints the table. Finished
-runs are reused. With LoRA or soft prompts an update takes many times as long.
+two blocks of the LLM, which reads a description once, and 4,000 updates. Scores are therefore lower than those of the
+full setting; what counts is how the rows differ. Writes text_ablation.json beside this file and prints the table.
+Finished runs are reused. With LoRA or soft prompts an update takes many times as long.
 """
 
 import argparse
@@ -16,12 +16,14 @@ from run import HERE, collect, markdown, side_by_side, train_and_evaluate
 
 from llmdpd_jax.evaluation.results import write_results
 
-SMALL = ["--config.text.layer=2", "--config.data.groups=8", "--config.train.steps=4000"]
+SMALL = ["--config.text.layer=2", "--config.text.repeat=False", "--config.train.steps=4000"]
 # Without the numeric channel the LLM has to read the digits itself.
 DIGITS = ["--config.text.hide_numbers=False", "--config.model.use_numbers=False"]
 READINGS = {
     "mean-pooled LLM states": [*DIGITS, "--config.model.text_pooling=mean"],
     "token states": DIGITS,
+    "numbers": ["--config.model.use_llm=False"],
+    "random-initialised LLM + numbers": ["--config.text.random_init=True"],
     "token states + numbers": [],
     "token states + numbers + LoRA": ["--config.text.lora_rank=8"],
     "token states + numbers + soft prompts": ["--config.text.soft_tokens=8"],
