@@ -232,6 +232,7 @@ def test_weights_are_divided_where_copies_would_be_too_large():
     # Never the axis of layers, and of a matrix's two the larger that can be divided.
     assert module._divided((8, 16, 24), 8) == [None, None, "data"]
     assert module._divided((8, 16, 20), 8) == [None, "data", None]
+    assert module._divided((48, 16, 20), 8) == [None, "data", None]  # layers are scanned, not divided
     assert module._divided((12,), 8) == [None]
 
 
