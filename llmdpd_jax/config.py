@@ -88,7 +88,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.optimiser = optimiser = ml_collections.ConfigDict()
     optimiser.learning_rate = 2e-3  # Adam
     optimiser.llm_learning_rate = 2e-4  # Adam's for adapters and soft tokens (LoRA: 2e-4)
-    optimiser.final_learning_rate_fraction = 0.1  # cosine decay ends at this fraction
+    optimiser.final_learning_rate_fraction = 0.01  # cosine decay ends at this fraction
     optimiser.weight_decay = 0.0  # decoupled (AdamW)
     optimiser.clip_norm = 10.0  # global gradient norm
 
