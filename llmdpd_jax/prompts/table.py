@@ -1,4 +1,4 @@
-"""The text prompts of many tasks on the device, and drawing one per task inside jit."""
+"""The text prompts of many tasks as one table, and drawing one per task inside jit."""
 
 from collections.abc import Sequence
 
@@ -11,6 +11,7 @@ from llmdpd_jax.prompts.text import pad_and_stack
 from llmdpd_jax.types import Array, LLMInput, TextPrompt, TextStatistics
 
 STATE_AXES = 128  # principal axes of the states that the networks are given
+ROWS_AT_ONCE = 1024  # descriptions that are brought into the networks' units at a time
 LINEAR_UP_TO = 4.0  # median sizes; larger numbers count by their logarithm
 
 
@@ -28,7 +29,7 @@ class TextTable:
 
 
 def make_table(prompts: Sequence[TextPrompt], counts: Sequence[int]) -> TextTable:
-    """The table of P descriptions [L_p, ...], listed task after task, `counts[n]` (>= 1) of them for task n.
+    """The table of P descriptions [L_p, ...], listed task after task, `counts[n]` (>= 1) of them for task n. NumPy.
 
     Descriptions that hold the same array of states (`cached_prompts`) share it, so that the table is as large as what
     the LLM read, not as what was written.
@@ -39,7 +40,7 @@ def make_table(prompts: Sequence[TextPrompt], counts: Sequence[int]) -> TextTabl
     states = pad_and_stack([prompts[i] for i in first]).states
     channel = pad_and_stack([prompt.replace(states=prompt.states[:, :0]) for prompt in prompts])
     arrays = states, np.asarray(state_rows, np.int32), channel.mask, channel.numbers, channel.number_index
-    return TextTable(*map(jnp.asarray, (*arrays, *make_rows(counts))))
+    return TextTable(*arrays, *make_rows(counts))
 
 
 def make_rows(counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -57,10 +58,10 @@ def text_statistics(table: TextTable) -> TextStatistics:
 
     table: of train tasks only, in the LLM's own units.
     """
-    real, numbers = _state_masks(table), np.asarray(table.numbers)[np.asarray(table.number_index) >= 0]
+    real, numbers = _state_masks(table), table.numbers[table.number_index >= 0]
     sizes = np.abs(numbers[numbers != 0])
     # Real tokens only, and changed in place: where the LLM reads digits, hardly two descriptions share their states.
-    states = np.asarray(table.states)[real]
+    states = table.states[real]
     # States count as often as descriptions share them.
     weights = (np.bincount(table.state_rows)[:, None] * real)[real]
     weights = (weights / weights.sum()).astype(states.dtype)
@@ -89,11 +90,13 @@ def _principal_axes(states: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def normalise_table(statistics: TextStatistics, table: TextTable) -> TextTable:
-    """A table in the networks' units; padded tokens become 0."""
-    return table.replace(
-        states=normalise_states(statistics, table.states, _state_masks(table)),
-        numbers=_normalise_numbers(statistics, table.numbers),
-    )
+    """A table in the networks' units, on the device; padded tokens become 0."""
+    masks = _state_masks(table)
+    # Piece by piece: the LLM's own states are many times as large as what becomes of them.
+    pieces = [slice(first, first + ROWS_AT_ONCE) for first in range(0, len(masks), ROWS_AT_ONCE)]
+    states = [normalise_states(statistics, jnp.asarray(table.states[rows]), masks[rows]) for rows in pieces]
+    numbers = _normalise_numbers(statistics, table.numbers)
+    return jax.tree.map(jnp.asarray, table.replace(states=jnp.concatenate(states), numbers=numbers))
 
 
 def normalise_states(statistics: TextStatistics, states: Array, mask: Array) -> Array:
@@ -113,7 +116,7 @@ def _normalise_numbers(statistics: TextStatistics, numbers: Array) -> Array:
 def _state_masks(table: TextTable) -> np.ndarray:
     """Which tokens of the distinct states [U, L] are real: those of any description that has them."""
     _, first = np.unique(table.state_rows, return_index=True)
-    return np.asarray(table.mask)[first, : table.states.shape[1]]
+    return table.mask[first, : table.states.shape[1]]
 
 
 def normalise_text(statistics: TextStatistics, prompt: TextPrompt) -> TextPrompt:

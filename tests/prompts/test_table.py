@@ -126,7 +126,9 @@ def test_statistics_without_numbers_and_of_zeros_alone_can_be_divided_by(index, 
     assert float(text_statistics(table).number_scale) == pytest.approx(scale)
 
 
-def test_a_table_is_normalised_as_its_descriptions_are():
+@pytest.mark.parametrize("at_once", [1, 2, 1024])
+def test_a_table_is_normalised_as_its_descriptions_are(at_once, monkeypatch):
+    monkeypatch.setattr("llmdpd_jax.prompts.table.ROWS_AT_ONCE", at_once)
     raw = make_table(prompts(), [1, 2])
     statistics = text_statistics(raw)
     table = normalise_table(statistics, raw)
