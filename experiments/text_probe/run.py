@@ -45,7 +45,7 @@ PICTURE = HERE.parent.parent / "docs" / "text_probe.png"
 
 TASKS, TRAIN_TASKS, TASK_SEED = 60, 45, 7
 WIDTH = 64  # of the reader, as model.context_width
-STEPS, BATCH, LEARNING_RATE = 6000, 32, 2e-3  # a batch reads as many texts as one update of the method does
+BATCH, LEARNING_RATE = 32, 2e-3  # a batch reads as many texts as one update of the method does
 SPLITS_PER_CALL = 5
 ALPHAS = 10.0 ** np.arange(-2, 7)
 MISREAD = 0.2  # a prediction farther off than this in any of its values
@@ -69,6 +69,7 @@ class Kind:
     draw: Callable[[np.random.Generator], np.ndarray]  # [TASKS, P] parameters
     phrases: Callable[[np.ndarray], dict]  # fields of the templates for one task's parameters [P]
     target: Callable[[np.ndarray], np.ndarray]  # [TASKS, P] -> [TASKS, K], what is to be predicted
+    steps: int  # of fitting a reader; headings take longest
     dials: int = 0  # model.number_dials: for what comes round again
 
 
@@ -79,6 +80,7 @@ KINDS = (
         lambda rng: rng.uniform(-1, 1, (TASKS, 2)),
         lambda p: {"x": Quantity(p[0]), "y": Quantity(p[1])},
         lambda p: p,
+        steps=4000,
     ),
     Kind(
         "velocity",
@@ -86,6 +88,7 @@ KINDS = (
         lambda rng: rng.uniform(0, 3, (TASKS, 1)),
         lambda p: {"v": Quantity(p[0])},
         lambda p: p,
+        steps=2500,
     ),
     Kind(
         "direction",
@@ -93,6 +96,7 @@ KINDS = (
         lambda rng: rng.uniform(0, 2 * np.pi, (TASKS, 1)),
         lambda p: direction_phrases(p[0]),
         lambda p: np.concatenate([np.cos(p), np.sin(p)], axis=1),
+        steps=6000,
         dials=4,
     ),
 )
@@ -113,10 +117,10 @@ class Method:
 DIGITS = TextEncoderSettings(hide_numbers=False, units=False)  # the LLM reads the digits: each task's texts anew
 METHODS = {
     "this method": Method(TextEncoderSettings()),
-    "without the table of units": Method(TextEncoderSettings(units=False), most_splits=5),
-    "random-initialised LLM": Method(TextEncoderSettings(random_seed=0), most_splits=5),
-    "numbers only": Method(TextEncoderSettings(), use_llm=False, most_splits=5),
-    "LLM only": Method(DIGITS, use_numbers=False, most_splits=5, most_wordings=(12, 4)),
+    "without the table of units": Method(TextEncoderSettings(units=False), most_splits=3),
+    "random-initialised LLM": Method(TextEncoderSettings(random_seed=0), most_splits=3),
+    "numbers only": Method(TextEncoderSettings(), use_llm=False, most_splits=3),
+    "LLM only": Method(DIGITS, use_numbers=False, most_splits=3, most_wordings=(12, 4)),
     "mean-pooled LLM states": Method(DIGITS, ridge="states", most_wordings=(12, 4)),
     "bag of tokens": Method(DIGITS, ridge="tokens", most_wordings=(120, 1000)),
 }
@@ -132,7 +136,6 @@ class Texts:
     flat: list[str]
     rows: dict[str, np.ndarray]
     target: np.ndarray  # [TASKS, K]
-    dials: int
 
 
 def spread(items: Sequence[str], most: int) -> list[str]:
@@ -150,7 +153,7 @@ def make_texts(kind: Kind, method: Method) -> Texts:
         phrases = [kind.phrases(p) for p in parameters]
         rows[column] = len(flat) + np.arange(TASKS * len(templates)).reshape(TASKS, -1)
         flat += [template.format(**fields) for fields in phrases for template in templates]
-    return Texts(flat, rows, kind.target(parameters).astype(np.float32), kind.dials)
+    return Texts(flat, rows, kind.target(parameters).astype(np.float32))
 
 
 def make_splits(splits: int) -> np.ndarray:
@@ -186,11 +189,10 @@ def pick(table: TextTable, rows: Array) -> TextPrompt:
     )
 
 
-@partial(jax.jit, static_argnums=0)
-def fit(probe: Probe, table: TextTable, rows: Array, targets: Array, order: Array, key: Array) -> dict:
+def fit(probe: Probe, steps: int, table: TextTable, rows: Array, targets: Array, order: Array, key: Array) -> dict:
     """Parameters fitted to a split's train tasks. rows [TASKS, V], standardised targets [TASKS, K], order [TASKS]."""
     optimiser = optax.chain(
-        optax.clip_by_global_norm(10.0), optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, STEPS, 0.1))
+        optax.clip_by_global_norm(10.0), optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps, 0.1))
     )
     key_init, key = jax.random.split(key)
     params = probe.init(key_init, pick(table, rows[:1, 0]))
@@ -207,12 +209,12 @@ def fit(probe: Probe, table: TextTable, rows: Array, targets: Array, order: Arra
         updates, state = optimiser.update(jax.grad(loss)(params), state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    return jax.lax.scan(step, (params, optimiser.init(params)), jnp.arange(STEPS))[0][0]
+    return jax.lax.scan(step, (params, optimiser.init(params)), jnp.arange(steps))[0][0]
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=(0, 1))
 def fit_and_predict(
-    probe: Probe, table: TextTable, rows: dict[str, Array], targets: Array, orders: Array, keys: Array
+    probe: Probe, steps: int, table: TextTable, rows: dict[str, Array], targets: Array, orders: Array, keys: Array
 ) -> dict[str, Array]:
     """Predictions [S, test tasks, wordings, K] for each column, of S splits one after the other."""
 
@@ -220,7 +222,7 @@ def fit_and_predict(
         order, key = inputs
         train = targets[order[:TRAIN_TASKS]]
         mean, std = train.mean(0), train.std(0)
-        params = fit(probe, table, rows["seen"], (targets - mean) / std, order, key)
+        params = fit(probe, steps, table, rows["seen"], (targets - mean) / std, order, key)
 
         def predict(chunk):
             return probe.apply(params, pick(table, chunk)) * std + mean
@@ -230,23 +232,20 @@ def fit_and_predict(
     return jax.lax.map(split, (orders, keys))
 
 
-def read_with_reader(texts: Texts, method: Method, orders: np.ndarray) -> dict[str, np.ndarray]:
+def read_with_reader(kind: Kind, texts: Texts, method: Method, orders: np.ndarray) -> dict[str, np.ndarray]:
     """As `fit_and_predict`, from descriptions."""
     prompts = prompts_of(texts, method.encoder)
     # States of 576 dimensions are needed for the few texts that the LLM read only.
     table = make_table(prompts, [1] * len(prompts))
     train = [prompts[i] for i in texts.rows["seen"].reshape(-1)]
     table = jax.tree.map(jnp.asarray, normalise_table(text_statistics(make_table(train, [1] * len(train))), table))
-    probe = Probe(texts.target.shape[1], method.use_llm, method.use_numbers, texts.dials)
+    probe = Probe(texts.target.shape[1], method.use_llm, method.use_numbers, kind.dials)
     keys = jax.random.split(jax.random.key(TASK_SEED), len(orders))
     parts = []
     for first in range(0, len(orders), SPLITS_PER_CALL):
         chosen = slice(first, first + SPLITS_PER_CALL)
-        parts.append(
-            jax.tree.map(
-                np.asarray, fit_and_predict(probe, table, texts.rows, texts.target, orders[chosen], keys[chosen])
-            )
-        )
+        predicted = fit_and_predict(probe, kind.steps, table, texts.rows, texts.target, orders[chosen], keys[chosen])
+        parts.append(jax.tree.map(np.asarray, predicted))
     return {column: np.concatenate([part[column] for part in parts]) for column in texts.rows}
 
 
@@ -286,8 +285,9 @@ def ridge(features: np.ndarray, targets: np.ndarray, tasks: np.ndarray) -> tuple
     return weights, mean - center @ weights
 
 
-def read_with_ridge(texts: Texts, method: Method, orders: np.ndarray) -> dict[str, np.ndarray]:
+def read_with_ridge(kind: Kind, texts: Texts, method: Method, orders: np.ndarray) -> dict[str, np.ndarray]:
     """Predictions [S, test tasks, wordings, K] for each column."""
+    del kind
     if method.ridge == "states":
         features = np.stack([prompt.states.mean(0) for prompt in prompts_of(texts, method.encoder)])
     else:
@@ -368,31 +368,39 @@ def picture(results: dict) -> Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--splits", type=int, default=20, help="train/test splits of the tasks")
+    parser.add_argument("--kinds", nargs="+", default=[kind.name for kind in KINDS], help="of parameters, if not all")
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
     parser.add_argument("--picture", type=Path, default=PICTURE)
     options = parser.parse_args()
 
-    results = json.loads(options.out.read_text()) if options.out.exists() else {}
+    kinds = [kind for kind in KINDS if kind.name in options.kinds]
+
+    def known() -> dict:
+        return json.loads(options.out.read_text()) if options.out.exists() else {}
+
     for name, method in METHODS.items():
-        for kind in KINDS:
+        for kind in kinds:
             splits = min(options.splits, method.most_splits)
-            done = results.setdefault(kind.name, {}).get(name)
+            done = known().get(kind.name, {}).get(name)
             if done and done["splits"] == splits:
                 continue
             began = time.monotonic()
             texts, orders = make_texts(kind, method), make_splits(splits)
-            predictions = (read_with_ridge if method.ridge else read_with_reader)(texts, method, orders)
-            results[kind.name][name] = {
+            predictions = (read_with_ridge if method.ridge else read_with_reader)(kind, texts, method, orders)
+            entry = {
                 "splits": splits,
                 "wordings": {column: rows.shape[1] for column, rows in texts.rows.items()},
                 "seconds": round(time.monotonic() - began, 1),
                 "scores": scores(texts, orders, predictions),
             }
+            results = known()  # another process may have added kinds of its own
+            results.setdefault(kind.name, {})[name] = entry
             part = options.out.with_suffix(".part")
             part.write_text(json.dumps(results, indent=1) + "\n")
             os.replace(part, options.out)
-            print(f"{kind.name}, {name}: {results[kind.name][name]['seconds']} s", flush=True)
-    results = {kind.name: {name: results[kind.name][name] for name in METHODS} for kind in KINDS}
+            print(f"{kind.name}, {name}: {entry['seconds']} s", flush=True)
+    results = known()
+    results = {kind.name: {name: results[kind.name][name] for name in METHODS} for kind in kinds}
     print("\n".join([*table_lines(results), "", *table_lines(results, "misread")]))
     picture(results).savefig(options.picture, dpi=120)
 
