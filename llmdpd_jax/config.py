@@ -13,9 +13,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from llmdpd_jax.agents.llmdpd import POLICY_IMPROVEMENTS
-from llmdpd_jax.diffusion.process import PARAMETERISATIONS
+from llmdpd_jax.diffusion.process import LOSS_WEIGHTS, PARAMETERISATIONS
 from llmdpd_jax.diffusion.samplers import SAMPLERS
-from llmdpd_jax.diffusion.schedules import SCHEDULES
+from llmdpd_jax.diffusion.schedules import SCHEDULES, TIME_DRAWS
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.layers import ACTIVATIONS
 from llmdpd_jax.models.prompt_encoder import POOLINGS
@@ -64,9 +64,11 @@ def default_config() -> ml_collections.ConfigDict:
     model.model_width = 128  # hidden units of the head that predicts reward and next observation
 
     config.diffusion = diffusion = ml_collections.ConfigDict()
-    diffusion.schedule = "vp"  # vp, linear, cosine (Diffusion-QL: vp)
+    diffusion.schedule = "vp"  # vp, linear, cosine, edm, flow (Diffusion-QL: vp)
     diffusion.steps = 5  # K, diffusion steps (Diffusion-QL: 5)
-    diffusion.parameterisation = "x0"  # what the denoiser predicts: noise, x0, velocity (EDP: x0)
+    diffusion.time_draw = "grid"  # of times to train on: grid (K of them), continuous or log_normal (for any sampler)
+    diffusion.parameterisation = "x0"  # what the denoiser predicts: noise, x0, velocity, flow (EDP: x0)
+    diffusion.loss_weights = "uniform"  # of the denoising loss over times: uniform, min_snr, edm
 
     config.agent = agent = ml_collections.ConfigDict()
     agent.policy_improvement = "one_step"  # one_step (EDP) or full_chain (Diffusion-QL)
@@ -100,7 +102,7 @@ def default_config() -> ml_collections.ConfigDict:
 
     config.evaluation = evaluation = ml_collections.ConfigDict()
     evaluation.episodes = 8  # per task, prompt and wording
-    evaluation.sampler = "ddim"  # ddim, ancestral
+    evaluation.sampler = "ddim"  # ddim, ancestral, dpm_solver, dpm_solver_sde, heun, midpoint
     evaluation.steps = 5  # network calls per action
     evaluation.text_guidance = 1.0  # weight of the text prompt: 1 plain, 0 ignored, above 1 exaggerated
     evaluation.trajectory_guidance = 1.0
@@ -183,7 +185,9 @@ _CHOICES = {
     "model.denoiser_activation": ACTIVATIONS,
     "model.critic_activation": ACTIVATIONS,
     "diffusion.schedule": SCHEDULES,
+    "diffusion.time_draw": TIME_DRAWS,
     "diffusion.parameterisation": PARAMETERISATIONS,
+    "diffusion.loss_weights": LOSS_WEIGHTS,
     "agent.policy_improvement": POLICY_IMPROVEMENTS,
     "evaluation.sampler": SAMPLERS,
 }
@@ -236,7 +240,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"model.context_width: {config.model.context_width} must be a multiple of 4 (attention heads)")
     for name in ("agent.target_sampling_steps", "evaluation.steps"):
         section, field = name.split(".")
-        if config[section][field] > config.diffusion.steps:
+        if config.diffusion.time_draw == "grid" and config[section][field] > config.diffusion.steps:
             raise UserError(
                 f"{name}: {config[section][field]} is more than diffusion.steps ({config.diffusion.steps}), "
                 "the steps that the denoiser is trained on"

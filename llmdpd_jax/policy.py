@@ -163,8 +163,8 @@ class Policy:
           key: a typed key (`jax.random.key`); the same key gives the same action.
           guidance: weights of the prompts, as `Guidance` or {"text": ..., "trajectory": ...}; None is plain
             conditioning. The weights are traced: changing them does not recompile.
-          sampler: "ddim" or "ancestral"; None takes the config's `evaluation.sampler`.
-          steps: network calls per action; None takes the config's `evaluation.steps`.
+          sampler: a name in `diffusion.samplers.SAMPLERS`; None takes the config's `evaluation.sampler`.
+          steps: of the sampler; None takes the config's `evaluation.steps`.
 
         Raises:
           UserError: an observation of the wrong size, an unknown sampler, or more steps than the policy was trained on.

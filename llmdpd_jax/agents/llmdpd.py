@@ -110,7 +110,7 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         )
 
     # --- networks ----------------------------------------------------------------------------------------------------
-    schedule = make_schedule(diffusion.schedule, diffusion.steps)
+    schedule = make_schedule(diffusion.schedule, diffusion.steps, diffusion.time_draw)
     prompt_encoder = PromptEncoder(
         width=model.context_width,
         text_layers=model.text_layers,
@@ -148,7 +148,7 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         flags = jnp.ones(groups, bool)
         encoder_params = prompt_encoder.init(keys[0], text, batch.prompt, flags, flags)["params"]
         context = jnp.zeros((*groups, 1, model.context_width))
-        k = jnp.ones(batch.actions.shape[:-1], jnp.int32)
+        k = jnp.ones(batch.actions.shape[:-1])
         params = {
             "prompt_encoder": encoder_params,
             "denoiser": denoiser.init(keys[1], batch.actions, k, batch.observations, context)["params"],
@@ -186,17 +186,18 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         return Context(*(fuse_vectors(params, text, trajectory, *f) for f in flags))
 
     # --- the denoiser as a sampler sees it ---------------------------------------------------------------------------
-    def predict(params: dict, x: Array, k: Array, observation: Array, context: Array) -> tuple[Array, Array]:
+    def predict(params: dict, x: Array, t: Array, observation: Array, context: Array) -> tuple[Array, Array]:
         """The denoiser's raw output and the clean action it stands for, clipped to the action bounds. [..., A] each."""
-        output = denoiser.apply({"params": params}, x, k, observation, context)
-        x0 = process.to_x0(diffusion.parameterisation, schedule, output, x, k)
+        seen = process.network_input(schedule, x, t)
+        output = denoiser.apply({"params": params}, seen, t * schedule.steps, observation, context)
+        x0 = process.to_x0(diffusion.parameterisation, schedule, output, x, t)
         return output, jnp.clip(x0, -1.0, 1.0)
 
     def sample_actions(params: dict, observation: Array, context: Array, key: Array, sampler: str, steps: int) -> Array:
         """Actions [..., A] drawn from the policy for observations [..., O]."""
 
-        def denoise(x, k):
-            return predict(params, x, k, observation, context)[1]
+        def denoise(x, t):
+            return predict(params, x, t, observation, context)[1]
 
         return sample(sampler, denoise, schedule, key, (*observation.shape[:-1], action_size), steps)
 
@@ -207,7 +208,7 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         if llm is not None:
             text = tuned_prompt(llm, params["llm"], text)
         keys = jax.random.split(key, 8)
-        key_text, key_trajectory, key_mask, key_noise, key_step, key_next, key_chain, key_read = keys
+        key_text, key_trajectory, key_mask, key_noise, key_time, key_next, key_chain, key_read = keys
         observations, actions = batch.observations, batch.actions
 
         # Independent dropout per prompt: one set of parameters serves no prompt, either, and both.
@@ -233,12 +234,13 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         consistency = consistency_loss(told[0], batch.task_id)
 
         # Behaviour cloning: the denoising loss (Ho et al. 2020, eq. 14).
-        k = process.sample_step(key_step, schedule, actions.shape[:-1])
+        t = process.sample_time(key_time, schedule, actions.shape[:-1])
         noise = jax.random.normal(key_noise, actions.shape)
-        x = process.add_noise(schedule, actions, k, noise)
-        output, x0 = predict(params["denoiser"], x, k, observations, context)
-        target = process.network_target(diffusion.parameterisation, schedule, actions, k, noise)
-        cloning_loss = jnp.mean((output - target) ** 2)
+        x = process.add_noise(schedule, actions, t, noise)
+        output, x0 = predict(params["denoiser"], x, t, observations, context)
+        target = process.network_target(diffusion.parameterisation, schedule, actions, t, noise)
+        weight = process.loss_weight(diffusion.loss_weights, diffusion.parameterisation, schedule, t)
+        cloning_loss = jnp.mean(weight[..., None] * (output - target) ** 2)
 
         # How far an action may be moved from the logged ones is measured by how widely those vary around their mean: Q
         # is known there and nowhere else. So narrow data are cloned closely, wide data are left to Q. The prediction is
@@ -337,8 +339,8 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         # One context may serve many observations: the axis of three must stay in front of the axes it lacks.
         contexts = jnp.expand_dims(contexts, tuple(range(1, 1 + observation.ndim - context.full.ndim)))
 
-        def denoise(x, k):
-            estimates = predict(params["denoiser"], x[None], k[None], observation[None], contexts)[1]
+        def denoise(x, t):
+            estimates = predict(params["denoiser"], x[None], t[None], observation[None], contexts)[1]
             return jnp.clip(combine(guidance, *estimates), -1.0, 1.0)
 
         return sample(sampler, denoise, schedule, key, (*observation.shape[:-1], action_size), steps)

@@ -17,7 +17,7 @@ from llmdpd_jax.data.normalise import normalise_trajectory
 from llmdpd_jax.data.sampler import sample_prompts
 from llmdpd_jax.data.store import load_split
 from llmdpd_jax.diffusion.guidance import Guidance
-from llmdpd_jax.diffusion.samplers import find_sampler, step_sequence
+from llmdpd_jax.diffusion.samplers import find_sampler, make_grid
 from llmdpd_jax.diffusion.schedules import make_schedule
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.evaluation.figures import Rollouts
@@ -152,7 +152,8 @@ def evaluate(
     sampler = settings.sampler if sampler is None else sampler
     steps = settings.steps if steps is None else steps
     find_sampler(sampler)
-    step_sequence(make_schedule(policy.config.diffusion.schedule, policy.config.diffusion.steps), steps)
+    diffusion = policy.config.diffusion
+    make_grid(make_schedule(diffusion.schedule, diffusion.steps, diffusion.time_draw), steps)
     if guidance is None:
         guidance = Guidance(settings.text_guidance, settings.trajectory_guidance)
     plain = guidance == Guidance()

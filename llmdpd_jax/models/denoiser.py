@@ -19,7 +19,7 @@ class MLPDenoiser(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, k: Array, observation: Array, context: Array) -> Array:
-        """x [..., A], k int [...], observation [..., O], context [..., C] -> [..., A]."""
+        """x [..., A], k float [...], observation [..., O], context [..., C] -> [..., A]."""
         act = activation(self.activation)
         hidden = (
             nn.Dense(self.width, name="action")(x)

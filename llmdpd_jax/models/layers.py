@@ -33,7 +33,7 @@ def activation(name: str) -> Callable[[Array], Array]:
 
 
 def step_embedding(k: Array, size: int) -> Array:
-    """Sinusoidal embedding of a diffusion step (Vaswani et al. 2017): int [...] -> [..., size]."""
+    """Sinusoidal embedding of a diffusion step (Vaswani et al. 2017): [...] -> [..., size]."""
     angles = k[..., None] * jnp.exp(-jnp.log(10_000.0) * jnp.arange(size // 2) / (size // 2 - 1))
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 

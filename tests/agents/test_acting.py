@@ -72,11 +72,11 @@ def test_one_step_by_hand(request, params, name):
     observation, context, schedule = draw(0, 7, 3), make_context(), make_schedule("vp", 3)
     x = jax.random.normal(jax.random.split(KEY)[0], (7, 2))
     denoiser = MLPDenoiser(16, 2, "mish")
-    k = np.full(7, 3)
+    k, t = np.full(7, 3.0), np.ones(7)
 
     def expected(params):
         output = denoiser.apply({"params": params["denoiser"]}, x, k, observation, context.full)
-        return to_x0("x0" if name == "tiny" else "velocity", schedule, output, x, k).clip(-1, 1)
+        return to_x0("x0" if name == "tiny" else "velocity", schedule, output, x, t).clip(-1, 1)
 
     action = jax.jit(agent.act, static_argnames="steps")(params, observation, context, KEY, steps=1)
     np.testing.assert_allclose(action, jax.jit(expected)(params), atol=1e-5)
@@ -126,8 +126,8 @@ def test_sweeping_guidance_compiles_once(tiny, params):
 def test_bad_choices_are_user_errors(tiny, params):
     with pytest.raises(UserError, match=r"sampler steps: 4 is out of range.* 1 to 3"):
         tiny.agent.act(params, draw(0, 3), make_context(), KEY, steps=4)
-    with pytest.raises(UserError, match="'heun' is unknown"):
-        tiny.agent.act(params, draw(0, 3), make_context(), KEY, sampler="heun")
+    with pytest.raises(UserError, match="'euler' is unknown"):
+        tiny.agent.act(params, draw(0, 3), make_context(), KEY, sampler="euler")
 
 
 def test_contexts_with_and_without_each_prompt(tiny, params):

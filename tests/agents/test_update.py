@@ -188,13 +188,9 @@ def test_the_cloning_loss_of_velocity_by_hand(full_chain):
         params={**full_chain.state.params, "denoiser": constant_denoiser(full_chain.state.params["denoiser"], 0.1)}
     )
     losses = [full_chain.update(state, full_chain.batch, full_chain.text, s)[1]["loss/cloning"] for s in range(200)]
-    schedule = make_schedule("vp", 3)
-    expected = np.mean(
-        [
-            (0.1 + s * full_chain.batch.actions) ** 2 + a**2
-            for a, s in zip(schedule.alphas[1:], schedule.sigmas[1:], strict=True)
-        ]
-    )
+    alphas, sigmas = make_schedule("vp", 3).at(np.array([1, 2, 3]) / 3)
+    actions = full_chain.batch.actions
+    expected = np.mean([(0.1 + s * actions) ** 2 + a**2 for a, s in zip(alphas, sigmas, strict=True)])
     assert np.mean(losses) == pytest.approx(expected, rel=0.04)
 
 

@@ -6,51 +6,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from analytic import draw_mixture, mixture_denoiser, sliced_wasserstein
 
-from llmdpd_jax.diffusion.samplers import ancestral, ddim, sample, step_sequence
-from llmdpd_jax.diffusion.schedules import make_schedule, vp_betas
+from llmdpd_jax.config import default_config
+from llmdpd_jax.diffusion.samplers import SAMPLERS, ddim, make_grid, network_calls, sample
+from llmdpd_jax.diffusion.schedules import make_schedule
 from llmdpd_jax.errors import UserError
 
-MEANS = np.array([[1.0, 0.5], [-1.0, 0.0], [0.3, -1.0]], np.float32)
-WEIGHTS = np.array([0.5, 0.3, 0.2], np.float32)
-STD = 0.2
-COUNT = 6000
+ONE_GAUSSIAN = np.array([[0.4, -0.7]], np.float32), np.ones(1, np.float32), 0.5  # mean, weight, standard deviation
+VP = make_schedule("vp", 20)
+EVERY = {name: make_schedule(name, 20, "continuous") for name in ("vp", "linear", "cosine", "edm", "flow")}
+COUNT = 4000
 
 
-def mixture_denoiser(schedule, means=MEANS, weights=WEIGHTS, std=STD):
-    """E[x0 | x_k] of a Gaussian mixture: x [n, 2], k [n] -> [n, 2]."""
-
-    def denoise(x, k):
-        alpha, sigma = schedule.alphas[k][:, None], schedule.sigmas[k][:, None]
-        variance = alpha**2 * std**2 + sigma**2
-        offset = x[:, None] - alpha[..., None] * means  # [n, modes, 2]
-        log_weights = jnp.log(weights) - (offset**2).sum(-1) / (2 * variance)
-        posterior = means + (alpha * std**2 / variance)[..., None] * offset
-        return (jax.nn.softmax(log_weights)[..., None] * posterior).sum(1)
-
-    return denoise
-
-
-def draw_mixture(seed):
-    rng = np.random.default_rng(seed)
-    return MEANS[rng.choice(3, COUNT, p=WEIGHTS)] + STD * rng.standard_normal((COUNT, 2)).astype(np.float32)
-
-
-def sliced_wasserstein(a, b, directions=32):
-    angles = np.arange(directions) * np.pi / directions
-    project = np.stack([np.cos(angles), np.sin(angles)])
-    return np.abs(np.sort(a @ project, 0) - np.sort(b @ project, 0)).mean()
-
-
-def gaussian_gains(schedule, sequence, std, eta):
+def gaussian_gains(grid, std, eta):
     """For x0 ~ N(mean, std²): each step maps z = x - alpha mean to gain z + spread noise. By hand from the posterior.
 
     With v = alpha² std² + sigma² the clean estimate is mean + alpha std² z / v and the noise estimate sigma z / v.
     """
-    alphas, sigmas = np.asarray(schedule.alphas, np.float64), np.asarray(schedule.sigmas, np.float64)
     gains, spreads = [], []
-    for k, k_next in pairwise(sequence):
-        a, s, a_next, s_next = alphas[k], sigmas[k], alphas[k_next], sigmas[k_next]
+    for (a, a_next), (s, s_next) in zip(pairwise(grid.alphas), pairwise(grid.sigmas), strict=True):
         v = a**2 * std**2 + s**2
         spread = eta * np.sqrt(s_next**2 / s**2 * (1 - a**2 / a_next**2))
         gains.append(a_next * a * std**2 / v + np.sqrt(s_next**2 - spread**2) * s / v)
@@ -58,116 +33,213 @@ def gaussian_gains(schedule, sequence, std, eta):
     return np.array(gains), np.array(spreads)
 
 
-def gaussian_variance(schedule, sequence, std, eta, start):
-    """Variance of the samples when that of z at step K is `start`. Tends to std² as the steps become many."""
-    variance = start
-    for gain, spread in zip(*gaussian_gains(schedule, sequence, std, eta), strict=True):
-        variance = gain**2 * variance + spread**2
-    return variance
+# --- a mixture of Gaussians ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("schedule_name", ["vp", "cosine"])
-@pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
-def test_samplers_recover_a_mixture(sampler, schedule_name):
-    schedule = make_schedule(schedule_name, 100)
-    x = np.asarray(sample(sampler, mixture_denoiser(schedule), schedule, jax.random.key(0), (COUNT, 2)))
-    # With posterior variances 100 ancestral steps give modes 10 % too narrow; how much is known for each mode alone.
-    variance = gaussian_variance(schedule, range(100, -1, -1), STD, float(sampler == "ancestral"), 1.0)
-    assert variance == pytest.approx(STD**2, rel=0.25)
-    nearest = ((x[:, None] - MEANS) ** 2).sum(-1).argmin(1)
-    np.testing.assert_allclose(np.bincount(nearest) / COUNT, WEIGHTS, atol=0.03)
-    for mode in range(3):
-        members = x[nearest == mode]
-        np.testing.assert_allclose(members.mean(0), MEANS[mode], atol=0.03)
-        np.testing.assert_allclose(np.cov(members.T), variance * np.eye(2), atol=0.004)
-    noise_floor = sliced_wasserstein(draw_mixture(1), draw_mixture(2))
-    assert sliced_wasserstein(x, draw_mixture(3)) < noise_floor + 0.03
+@pytest.mark.parametrize("name", sorted(EVERY))
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_samplers_recover_a_mixture(sampler, name):
+    """Sliced Wasserstein distance from the mixture, from which another draw of COUNT is 0.01 apart."""
+    schedule, truth = EVERY[name], draw_mixture(COUNT, 3)
+    distances = [
+        sliced_wasserstein(
+            sample(sampler, mixture_denoiser(schedule), schedule, jax.random.key(0), (COUNT, 2), steps), truth
+        )
+        for steps in (5, 20, 50)
+    ]
+    assert distances[1] < 0.08 and distances[2] < 0.04, distances
+    assert distances[0] > distances[1] and distances[1] > distances[2] - 0.005, distances
+
+
+def test_the_default_of_five_steps_is_near_already():
+    config = default_config()
+    schedule = make_schedule(config.diffusion.schedule, config.diffusion.steps, config.diffusion.time_draw)
+    steps = config.evaluation.steps
+    draw = sample(config.evaluation.sampler, mixture_denoiser(schedule), schedule, jax.random.key(0), (COUNT, 2), steps)
+    assert steps == 5 and sliced_wasserstein(draw, draw_mixture(COUNT, 3)) < 0.13
+
+
+def error_of_ode(sampler, schedule, steps):
+    """Mean distance from where the probability flow takes noise, for a single Gaussian, whose flow is known."""
+    mean, weights, std = ONE_GAUSSIAN
+    x = jax.random.normal(jax.random.key(3), (200, 2)) * make_grid(schedule, 1).sigmas[0]
+    grid = make_grid(schedule, steps)
+    end = SAMPLERS[sampler](mixture_denoiser(schedule, mean, weights, std), grid, jax.random.key(0), x)
+    a, s = grid.alphas[0], grid.sigmas[0]
+    # The flow keeps what x is of its own standard deviation.
+    exact = mean + std * (np.asarray(x) - a * mean) / np.sqrt(a**2 * std**2 + s**2)
+    return np.linalg.norm(np.asarray(end) - exact, axis=-1).mean()
+
+
+@pytest.mark.parametrize(("sampler", "order"), [("ddim", 1), ("dpm_solver", 2), ("heun", 2), ("midpoint", 2)])
+@pytest.mark.parametrize("name", ["vp", "edm", "flow"])
+def test_the_error_falls_with_steps_as_the_order_says(sampler, order, name):
+    """Four times the steps: a quarter of the error of a first-order method, about a sixteenth of a second-order one.
+
+    About, for the steps from pure noise and to none are of first order, and 20 steps are few.
+    """
+    few, many = (error_of_ode(sampler, EVERY[name], steps) for steps in (20, 80))
+    if order == 1:
+        assert 3.4 < few / many < 4.8
+    else:
+        assert few / many > 6.0
+        assert few < error_of_ode("ddim", EVERY[name], 20)
+
+
+# --- by hand ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("steps", [1, 3, 20])
 def test_ddim_of_a_gaussian_is_the_known_linear_map(steps):
-    schedule, mean, std = make_schedule("vp", 20), np.array([[0.4, -0.7]], np.float32), 0.5
-    denoise = mixture_denoiser(schedule, mean, np.ones(1, np.float32), std)
+    mean, weights, std = ONE_GAUSSIAN
+    grid = make_grid(VP, steps)
     x = jax.random.normal(jax.random.key(3), (40, 2))
-    gains, _ = gaussian_gains(schedule, step_sequence(schedule, steps), std, 0.0)
-    expected = mean + gains.prod() * (np.asarray(x) - schedule.alphas[-1] * mean)
-    np.testing.assert_allclose(ddim(denoise, schedule, jax.random.key(0), x, steps), expected, atol=2e-5)
+    gains, _ = gaussian_gains(grid, std, 0.0)
+    expected = mean + gains.prod() * (np.asarray(x) - grid.alphas[0] * mean)
+    found = ddim()(mixture_denoiser(VP, mean, weights, std), grid, jax.random.key(0), x)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
 @pytest.mark.parametrize(("eta", "steps"), [(1.0, 20), (1.0, 4), (0.5, 4)])
 def test_stochastic_samples_of_a_gaussian_have_the_known_moments(eta, steps):
-    schedule, mean, std = make_schedule("vp", 20), np.array([[0.4, -0.7]], np.float32), 0.5
-    denoise = mixture_denoiser(schedule, mean, np.ones(1, np.float32), std)
-    start = np.array([1.5, -0.5], np.float32)
+    mean, weights, std = ONE_GAUSSIAN
+    grid, start = make_grid(VP, steps), np.array([1.5, -0.5], np.float32)
     x = jnp.broadcast_to(start, (20_000, 2))
-    x = np.asarray(ddim(denoise, schedule, jax.random.key(1), x, steps, eta))
-    sequence = step_sequence(schedule, steps)
-    offset = gaussian_gains(schedule, sequence, std, eta)[0].prod() * (start - schedule.alphas[-1] * mean)
-    variance = gaussian_variance(schedule, sequence, std, eta, 0.0)
+    x = np.asarray(ddim(eta)(mixture_denoiser(VP, mean, weights, std), grid, jax.random.key(1), x))
+    gains, spreads = gaussian_gains(grid, std, eta)
+    offset = gains.prod() * (start - grid.alphas[0] * mean)
+    variance = 0.0
+    for gain, spread in zip(gains, spreads, strict=True):
+        variance = gain**2 * variance + spread**2
     np.testing.assert_allclose(x.mean(0), (mean + offset)[0], atol=0.01)
     np.testing.assert_allclose(x.std(0), np.sqrt(variance), rtol=0.02)
 
 
 def test_an_ancestral_step_is_the_posterior_of_ddpm():
     """Ho et al. 2020, eq. 6 and 7, by hand for the step 2 -> 1 of K = 2."""
-    schedule, (beta_1, beta_2) = make_schedule("vp", 2), vp_betas(2)
-    bar_1, bar_2 = 1 - beta_1, (1 - beta_1) * (1 - beta_2)
+    schedule = make_schedule("vp", 2)
+    bar_1, bar_2 = (float(schedule.at(t)[0]) ** 2 for t in (0.5, 1.0))
+    beta_2 = 1 - bar_2 / bar_1
     clean, start = 0.3, 1.2
 
-    def denoise(x, k):  # at k = 1 hands on what the step 2 -> 1 gave
-        return jnp.where(k[:, None] == 1, x, clean)
+    def denoise(x, t):  # at the last time hands on what the step before gave
+        return jnp.where(t[:, None] < 0.75, x, clean)
 
-    x = np.asarray(ancestral(denoise, schedule, jax.random.key(2), jnp.full((100_000, 1), start), 2))
+    x = SAMPLERS["ancestral"](denoise, make_grid(schedule, 2), jax.random.key(2), jnp.full((100_000, 1), start))
+    x = np.asarray(x)
     mean = np.sqrt(bar_1) * beta_2 / (1 - bar_2) * clean + np.sqrt(1 - beta_2) * (1 - bar_1) / (1 - bar_2) * start
     assert x.mean() == pytest.approx(mean, abs=0.01)
     assert x.var() == pytest.approx((1 - bar_1) / (1 - bar_2) * beta_2, rel=0.02)
 
 
-def test_the_last_step_gives_the_clean_estimate_without_noise():
-    schedule = make_schedule("vp", 5)
-    x = jax.random.normal(jax.random.key(0), (9, 2))
-    for sampler in (ddim, ancestral):
-        out = sampler(lambda x, k: jnp.full_like(x, 0.25), schedule, jax.random.key(1), x, 5)
-        np.testing.assert_allclose(out, 0.25, atol=1e-7)
+@pytest.mark.parametrize("name", sorted(EVERY))
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_the_last_step_gives_the_clean_estimate_without_noise(sampler, name):
+    for steps in (1, 5):
+        out = sample(sampler, lambda x, t: jnp.full_like(x, 0.25), EVERY[name], jax.random.key(1), (9, 2), steps)
+        np.testing.assert_allclose(out, 0.25, atol=1e-5)
 
 
-def test_step_subsequences():
-    schedule = make_schedule("vp", 10)
-    np.testing.assert_array_equal(step_sequence(schedule, 10), np.arange(10, -1, -1))
-    np.testing.assert_array_equal(step_sequence(schedule, 5), [10, 8, 6, 4, 2, 0])
-    np.testing.assert_array_equal(step_sequence(schedule, 1), [10, 0])
+# --- grids -----------------------------------------------------------------------------------------------------------
+
+
+def test_times_of_a_trained_grid():
+    ten = make_schedule("vp", 10)
+    np.testing.assert_allclose(make_grid(ten, 10).times * 10, np.arange(10, 0, -1), atol=1e-9)
+    np.testing.assert_allclose(make_grid(ten, 5).times * 10, [10, 8, 6, 4, 2], atol=1e-9)
+    np.testing.assert_allclose(make_grid(ten, 3).times * 10, [10, 7, 3], atol=1e-9)
+    np.testing.assert_allclose(make_grid(make_schedule("vp", 5), 2).times * 5, [5, 2], atol=1e-9)
     for steps in range(1, 11):
-        sequence = step_sequence(schedule, steps)
-        assert len(sequence) == steps + 1 and (np.diff(sequence) < 0).all() and sequence[0] == 10 and sequence[-1] == 0
+        times = make_grid(ten, steps).times * 10
+        assert len(times) == steps and (np.diff(times) < -0.5).all() and times[-1] > 0.5
+        np.testing.assert_allclose(times, np.round(times), atol=1e-9)
 
 
-def test_the_denoiser_sees_the_steps_of_the_sequence():
-    schedule, seen = make_schedule("vp", 10), []
+def test_times_of_other_denoisers_are_even():
+    np.testing.assert_allclose(make_grid(EVERY["vp"], 4).times, [1.0, 0.75, 0.5, 0.25])
+    np.testing.assert_allclose(make_grid(EVERY["vp"], 2, start=0.3).times, [0.3, 0.15])
+    np.testing.assert_allclose(make_grid(EVERY["edm"], 3).times, [1.0, 0.5, 0.0])
+    assert make_grid(EVERY["flow"], 3).alphas[-1] == 1.0 and make_grid(EVERY["edm"], 3).sigmas[-1] == 0.0
 
-    def denoise(x, k):
-        jax.debug.callback(lambda k: seen.append(np.asarray(k).tolist()), k, ordered=True)
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_network_calls(sampler):
+    seen = []
+
+    def denoise(x, t):
+        jax.debug.callback(lambda t: seen.append(np.asarray(t).tolist()), t, ordered=True)
         return x
 
-    ddim(denoise, schedule, jax.random.key(0), jnp.ones((2, 1)), 3)
+    sample(sampler, denoise, EVERY["flow"], jax.random.key(0), (2, 1), 3)
     jax.effects_barrier()
-    assert seen == [[10, 10], [7, 7], [3, 3]]
+    assert len(seen) == network_calls(sampler, 3) and seen[0] == [1.0, 1.0]
 
 
-def test_ddim_ignores_the_key_and_ancestral_does_not():
-    schedule = make_schedule("vp", 5)
-    denoise = mixture_denoiser(schedule)
+def test_the_denoiser_sees_the_times_of_the_grid():
+    seen = []
+
+    def denoise(x, t):
+        jax.debug.callback(lambda t: seen.append(np.asarray(t).tolist()), t, ordered=True)
+        return x
+
+    sample("ddim", denoise, make_schedule("vp", 10), jax.random.key(0), (2, 1), 3)
+    jax.effects_barrier()
+    np.testing.assert_allclose(seen, [[1.0, 1.0], [0.7, 0.7], [0.3, 0.3]], rtol=1e-6)
+
+
+# --- noise -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_only_stochastic_samplers_use_the_key(sampler):
+    denoise, grid = mixture_denoiser(EVERY["vp"]), make_grid(EVERY["vp"], 5)
     x = jax.random.normal(jax.random.key(0), (8, 2))
-    one, two = (jax.random.key(s) for s in (1, 2))
-    np.testing.assert_array_equal(ddim(denoise, schedule, one, x, 5), ddim(denoise, schedule, two, x, 5))
-    first = ancestral(denoise, schedule, one, x, 5)
-    np.testing.assert_array_equal(first, ancestral(denoise, schedule, one, x, 5))
-    assert (np.abs(first - ancestral(denoise, schedule, two, x, 5)) > 1e-3).any(axis=1).all()
+    first, again, other = (SAMPLERS[sampler](denoise, grid, jax.random.key(s), x) for s in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    if sampler in ("ancestral", "dpm_solver_sde"):
+        assert (np.abs(first - other) > 1e-3).any(axis=1).all()
+    else:
+        np.testing.assert_array_equal(first, other)
+
+
+def test_a_warm_start_stays_near():
+    """Noised to an early time and sampled from there, an action stays in its mode; from noise it may go anywhere."""
+    schedule, start = EVERY["flow"], jnp.tile(jnp.array([[-1.0, 0.0]]), (500, 1))
+
+    def near(t, steps):
+        x = sample("ddim", mixture_denoiser(schedule), schedule, jax.random.key(0), start.shape, steps, (start, t))
+        return float((jnp.linalg.norm(x - start, axis=-1) < 0.7).mean())
+
+    assert near(0.2, 2) > 0.97
+    assert near(1.0, 20) < 0.6
+
+
+def test_one_compilation_for_all_keys():
+    traces = []
+
+    @jax.jit
+    def draw(key):
+        traces.append(1)
+        return sample("dpm_solver", mixture_denoiser(EVERY["vp"]), EVERY["vp"], key, (4, 2), 6)
+
+    assert np.abs(draw(jax.random.key(0)) - draw(jax.random.key(1))).max() > 1e-3 and len(traces) == 1
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
 
 
 def test_bad_choices_are_user_errors():
-    schedule = make_schedule("vp", 5)
+    def draw(name="ddim", steps=5, schedule=make_schedule("vp", 5), **options):  # noqa: B008
+        return sample(name, lambda x, t: x, schedule, jax.random.key(0), (2, 1), steps, **options)
+
     for steps in (0, 6):
-        with pytest.raises(UserError, match=f"sampler steps: {steps} is out of range.* 1 to 5"):
-            sample("ddim", lambda x, k: x, schedule, jax.random.key(0), (2, 1), steps)
-    with pytest.raises(UserError, match=r"'euler' is unknown.*ancestral.*ddim"):
-        sample("euler", lambda x, k: x, schedule, jax.random.key(0), (2, 1))
+        with pytest.raises(UserError, match=f"sampler steps: {steps} is out of range"):
+            draw(steps=steps)
+    with pytest.raises(UserError, match=r"sampler steps: 4 is out of range.* 1 to 3 .*continuous"):
+        draw(steps=4, warm_start=(jnp.zeros((2, 1)), 0.6))
+    with pytest.raises(UserError, match=r"sampler start: 0\.0"):
+        draw(schedule=EVERY["vp"], warm_start=(jnp.zeros((2, 1)), 0.0))
+    with pytest.raises(UserError, match=r"'midpoint' visits times between"):
+        draw("midpoint")
+    with pytest.raises(UserError, match=r"'euler' is unknown.*ancestral.*ddim.*heun"):
+        draw("euler")

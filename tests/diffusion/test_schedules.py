@@ -2,65 +2,106 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmdpd_jax.diffusion.schedules import SCHEDULES, cosine_betas, linear_betas, make_schedule, vp_betas
+from llmdpd_jax.diffusion.schedules import SCHEDULES, make_schedule
 from llmdpd_jax.errors import UserError
 
+DRAW = {"edm": "log_normal"}  # the only schedule that cannot be trained on a grid
 
-@pytest.mark.parametrize("steps", [1, 5, 100])
+
+def curve(name, times):
+    return (np.asarray(a) for a in make_schedule(name, 5, DRAW.get(name, "grid")).at(np.asarray(times)))
+
+
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
-def test_tables_are_a_variance_preserving_process(name, steps):
-    schedule = make_schedule(name, steps)
-    alphas, sigmas = np.asarray(schedule.alphas), np.asarray(schedule.sigmas)
-    assert schedule.steps == steps and alphas.shape == sigmas.shape == (steps + 1,)
-    np.testing.assert_allclose(alphas**2 + sigmas**2, 1.0, atol=1e-6)
-    assert alphas[0] == 1.0 and sigmas[0] == 0.0
-    assert (np.diff(alphas) < 0).all() and (np.diff(sigmas) >= 0).all() and sigmas[1] > 0 and alphas[-1] > 0
+def test_noise_grows_and_the_action_fades(name):
+    alpha, sigma = curve(name, np.linspace(0, 1, 201))
+    assert alpha.dtype == sigma.dtype == np.float32
+    assert np.isfinite(alpha).all() and np.isfinite(sigma).all() and (alpha >= 0).all()
+    assert (np.diff(alpha) <= 0).all() and (np.diff(sigma) >= -1e-7).all()
+    with np.errstate(divide="ignore"):
+        assert (np.diff(sigma / alpha) > 0).all()
+    assert alpha[0] == 1.0 and sigma[0] <= 0.002
 
 
-@pytest.mark.parametrize(("name", "steps"), [("vp", 100), ("linear", 100), ("linear", 1000), ("cosine", 100)])
-def test_tables_are_the_running_product_of_the_betas(name, steps):
-    schedule = make_schedule(name, steps)
-    signal = 1.0
-    for k, beta in enumerate(SCHEDULES[name](steps), start=1):
-        signal *= 1.0 - beta
-        assert schedule.alphas[k] == pytest.approx(math.sqrt(signal), rel=1e-5)
+@pytest.mark.parametrize("name", ["vp", "linear", "cosine"])
+def test_variance_is_preserved(name):
+    alpha, sigma = curve(name, np.linspace(0, 1, 1001))
+    np.testing.assert_allclose(alpha**2 + sigma**2, 1.0, atol=1e-6)
+    assert make_schedule(name, 5).variance_preserving
+    assert not any(make_schedule(n, 5, "continuous").variance_preserving for n in ("edm", "flow"))
 
 
-@pytest.mark.parametrize(("name", "largest"), [("vp", 0.1), ("linear", 0.01), ("cosine", 0.01)])
-def test_the_last_step_is_nearly_noise(name, largest):
-    assert make_schedule(name, 100).alphas[-1] < largest
+@pytest.mark.parametrize(("name", "largest"), [("vp", 0.1), ("linear", 0.01), ("cosine", 1e-4), ("flow", 0.0)])
+def test_the_end_is_nearly_noise(name, largest):
+    alpha, sigma = curve(name, 1.0)
+    assert alpha <= largest and sigma == pytest.approx(1.0, abs=0.01)
 
 
-def test_vp_betas_by_hand():
-    # 1 - exp(-0.1 / 5 - (10 - 0.1) (2k - 1) / (2 25)) for k = 1 .. 5: exponents 0.218, 0.614, 1.01, 1.406, 1.802
-    expected = [1 - math.exp(-e) for e in (0.218, 0.614, 1.01, 1.406, 1.802)]
-    np.testing.assert_allclose(vp_betas(5), expected, rtol=1e-12)
-    # The exponents add up to beta_min + (beta_max - beta_min) / 2 whatever K.
-    for steps in (5, 50):
-        assert make_schedule("vp", steps).alphas[-1] == pytest.approx(math.exp(-5.05 / 2), rel=1e-5)
+@pytest.mark.parametrize("steps", [5, 50])
+def test_vp_is_the_product_of_diffusion_qls_variances(steps):
+    # 1 - beta_k = exp(-0.1 / K - (10 - 0.1) (2k - 1) / (2 K²))
+    exponents = [0.1 / steps + 9.9 * (2 * k - 1) / (2 * steps**2) for k in range(1, steps + 1)]
+    alpha, _ = curve("vp", np.arange(1, steps + 1) / steps)
+    np.testing.assert_allclose(alpha, np.exp(-0.5 * np.cumsum(exponents)), rtol=1e-5)
+    assert alpha[-1] == pytest.approx(math.exp(-5.05 / 2), rel=1e-5)
 
 
-def test_linear_betas_are_those_of_ddpm_at_1000_steps():
-    betas = linear_betas(1000)
-    assert betas[0] == pytest.approx(1e-4) and betas[-1] == pytest.approx(2e-2)
-    np.testing.assert_allclose(np.diff(betas), np.diff(betas)[0], rtol=1e-9)
+def test_linear_is_the_product_of_ddpms_variances():
+    alpha, _ = curve("linear", np.arange(1, 1001) / 1000)
+    np.testing.assert_allclose(alpha, np.sqrt(np.cumprod(1 - np.linspace(1e-4, 2e-2, 1000))), rtol=2e-5)
 
 
-def test_cosine_signal_by_hand():
+def test_cosine_by_hand():
     def signal(t):
         return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
 
-    schedule = make_schedule("cosine", 10)
-    for k in range(10):  # the last one is clipped
-        assert schedule.alphas[k] ** 2 == pytest.approx(signal(k / 10) / signal(0), rel=1e-5)
-    assert cosine_betas(10)[-1] == 0.999
+    alpha, _ = curve("cosine", [0.3, 0.9, 0.999, 1.0])
+    expected = [signal(t) / signal(0) for t in (0.3, 0.9, 0.999)]
+    np.testing.assert_allclose(alpha**2, [*expected, expected[-1] * 1e-3], rtol=1e-3)
+    np.testing.assert_allclose(alpha[:2] ** 2, expected[:2], rtol=1e-5)
 
 
-def test_bad_choices_are_user_errors():
-    with pytest.raises(UserError, match=r"diffusion\.schedule: 'sigmoid' is unknown.*cosine.*linear.*vp"):
-        make_schedule("sigmoid", 5)
-    with pytest.raises(UserError, match=r"diffusion\.steps: 0"):
-        make_schedule("vp", 0)
+def test_edm_by_hand():
+    alpha, sigma = curve("edm", [0.0, 0.5, 1.0])
+    middle = ((0.002 ** (1 / 7) + 80 ** (1 / 7)) / 2) ** 7
+    np.testing.assert_allclose(sigma, [0.002, middle, 80.0], rtol=2e-5)
+    np.testing.assert_array_equal(alpha, 1.0)
+
+
+def test_flow_is_a_straight_line():
+    alpha, sigma = curve("flow", [0.0, 0.25, 1.0])
+    np.testing.assert_array_equal(alpha, [1.0, 0.75, 0.0])
+    np.testing.assert_array_equal(sigma, [0.0, 0.25, 1.0])
+
+
+def test_a_schedule_is_static():
+    calls = []
+
+    @jax.jit
+    def alpha(t):
+        calls.append(1)
+        return make_schedule("vp", 5).at(t)[0]
+
+    assert hash(make_schedule("vp", 5)) == hash(make_schedule("vp", 5)) and len({make_schedule("vp", 5)} | {1}) == 2
+    np.testing.assert_allclose(alpha(jnp.array(0.4)), make_schedule("vp", 5).at(0.4)[0], rtol=1e-6)
+    alpha(jnp.array(0.5))
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sigmoid", 5), r"diffusion\.schedule: 'sigmoid' is unknown.*cosine.*edm.*flow.*linear.*vp"),
+        (("vp", 0), r"diffusion\.steps: 0"),
+        (("vp", 5, "often"), r"diffusion\.time_draw: 'often' is unknown.*continuous"),
+        (("edm", 5), r"diffusion\.time_draw: 'grid'.*'log_normal'"),
+    ],
+)
+def test_bad_choices_are_user_errors(arguments, message):
+    with pytest.raises(UserError, match=message):
+        make_schedule(*arguments)
