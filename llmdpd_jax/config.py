@@ -12,7 +12,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from llmdpd_jax.agents.llmdpd import POLICY_IMPROVEMENTS
+from llmdpd_jax.agents.llmdpd import POLICY_IMPROVEMENTS, STUDENT
 from llmdpd_jax.diffusion.process import LOSS_WEIGHTS, PARAMETERISATIONS
 from llmdpd_jax.diffusion.samplers import SAMPLERS
 from llmdpd_jax.diffusion.schedules import SCHEDULES, TIME_DRAWS
@@ -71,13 +71,15 @@ def default_config() -> ml_collections.ConfigDict:
     diffusion.loss_weights = "uniform"  # of the denoising loss over times: uniform, min_snr, edm
 
     config.agent = agent = ml_collections.ConfigDict()
-    agent.policy_improvement = "one_step"  # one_step (EDP) or full_chain (Diffusion-QL)
+    agent.policy_improvement = "one_step"  # one_step (EDP), full_chain (Diffusion-QL), weighted (IDQL), student (FQL)
     agent.text_dropout = 0.3  # probability that a group trains without its text prompt
     agent.trajectory_dropout = 0.3  # probability that a group trains without its trajectory prompt
     agent.prompt_step_dropout = 0.3  # probability that a step of the trajectory prompt is left out in training
     agent.detach_context = True  # prompts are taught by predicting reward and next observation alone (GENTLE)
     agent.eta = 1.0  # weight of the normalised Q term (Diffusion-QL: 1)
     agent.cloning_weight = 0.002  # weight of the denoising loss beside it, per variance of the logged actions
+    agent.expectile = 0.7  # weighted: of the values that state values follow (IQL: 0.7)
+    agent.advantage_weight = 1.0  # weighted: log of how much more an action counts, per mean size of advantages
     agent.critic_weight = 1.0  # weight of the critic's loss
     agent.model_weight = 10.0  # weight of predicting reward and next observation from the context; 0 turns it off
     agent.alignment_weight = 0.0  # weight of the contrastive text-trajectory alignment, among train tasks; 0 is off
@@ -96,16 +98,19 @@ def default_config() -> ml_collections.ConfigDict:
 
     config.train = train = ml_collections.ConfigDict()
     train.steps = 12_000  # updates
+    train.distill_from = ""  # a run whose policy a student is distilled from; nothing else learns (`llmdpd distill`)
     train.log_every = 250  # updates per compiled call and per line of metrics
     train.checkpoint_every = 3_000  # updates per checkpoint
     train.keep_checkpoints = 2  # newest ones kept
 
     config.evaluation = evaluation = ml_collections.ConfigDict()
     evaluation.episodes = 8  # per task, prompt and wording
-    evaluation.sampler = "ddim"  # ddim, ancestral, dpm_solver, dpm_solver_sde, heun, midpoint
+    evaluation.sampler = "ddim"  # ddim, ancestral, dpm_solver, dpm_solver_sde, heun, midpoint, student
     evaluation.steps = 5  # network calls per action
+    evaluation.best_of = 1  # actions drawn, of which the critics choose one
     evaluation.text_guidance = 1.0  # weight of the text prompt: 1 plain, 0 ignored, above 1 exaggerated
     evaluation.trajectory_guidance = 1.0
+    evaluation.critic_guidance = 0.0  # weight of the critic's gradient while sampling; 0 is off
 
     return config.lock()
 
@@ -189,7 +194,7 @@ _CHOICES = {
     "diffusion.parameterisation": PARAMETERISATIONS,
     "diffusion.loss_weights": LOSS_WEIGHTS,
     "agent.policy_improvement": POLICY_IMPROVEMENTS,
-    "evaluation.sampler": SAMPLERS,
+    "evaluation.sampler": (*SAMPLERS, STUDENT),
 }
 # Least and largest value of a field; whatever is not listed may be any finite number of zero or more.
 _RANGES = {
@@ -199,6 +204,7 @@ _RANGES = {
             *("model.context_width", "model.width", "model.depth", "model.critic_ensemble", "model.model_width"),
             "model.number_slots",
             *("diffusion.steps", "agent.target_sampling_steps", "evaluation.steps", "evaluation.episodes"),
+            "evaluation.best_of",
             *("train.steps", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints"),
         ),
         (1, math.inf),
@@ -206,6 +212,7 @@ _RANGES = {
     **dict.fromkeys(
         (
             *("agent.text_dropout", "agent.trajectory_dropout", "agent.tau", "agent.ema_decay", "agent.discount"),
+            "agent.expectile",
             "agent.prompt_step_dropout",
             "optimiser.final_learning_rate_fraction",
         ),
@@ -245,6 +252,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
                 f"{name}: {config[section][field]} is more than diffusion.steps ({config.diffusion.steps}), "
                 "the steps that the denoiser is trained on"
             )
+    if config.evaluation.sampler == STUDENT and config.agent.policy_improvement != "student":
+        raise UserError("evaluation.sampler: 'student' needs agent.policy_improvement='student'")
+    if config.train.distill_from and config.agent.policy_improvement != "student":
+        raise UserError("train.distill_from: needs agent.policy_improvement='student'; nothing but a student learns")
     if config.agent.detach_context and config.agent.model_weight == 0:
         raise UserError(
             "agent.model_weight: 0 leaves nothing that teaches the prompts; set agent.detach_context=False as well, so "

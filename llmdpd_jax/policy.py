@@ -50,6 +50,11 @@ class Policy:
         self.observation_size: int = checkpoint.metadata["observation_size"]
         self.action_size: int = checkpoint.metadata["action_size"]
 
+    @property
+    def params(self) -> dict:
+        """The parameters that act, as `act_function` takes them."""
+        return self.checkpoint.state.acting
+
     @cached_property
     def text_encoder(self) -> TextEncoder:
         """The LLM this policy was trained with.
@@ -115,7 +120,7 @@ class Policy:
         text_prompt = self.read_descriptions(texts) if texts else _absent_text(self.checkpoint.metadata["text_width"])
         trajectory_prompt = self._read_trajectories(trajectories)
         context = self._context(
-            self.checkpoint.state.ema,
+            self.params,
             text_prompt,
             trajectory_prompt,
             jnp.full(batch, texts is not None),
@@ -155,19 +160,26 @@ class Policy:
         guidance: Guidance | Mapping[str, float] | None = None,
         sampler: str | None = None,
         steps: int | None = None,
+        best_of: int | None = None,
+        warm_start: tuple[Array, float] | None = None,
     ) -> Array:
         """Actions [..., A] in the environment's units for observations [..., O].
 
         Args:
           context: from `prompt`; its batch axes broadcast with the observation's.
           key: a typed key (`jax.random.key`); the same key gives the same action.
-          guidance: weights of the prompts, as `Guidance` or {"text": ..., "trajectory": ...}; None is plain
-            conditioning. The weights are traced: changing them does not recompile.
-          sampler: a name in `diffusion.samplers.SAMPLERS`; None takes the config's `evaluation.sampler`.
+          guidance: weights of the prompts and of the critic, as `Guidance` or {"text": ..., "trajectory": ...,
+            "critic": ...}; None is plain conditioning. The weights are traced: changing them does not recompile.
+          sampler: a name in `diffusion.samplers.SAMPLERS`, or "student" if the policy has one; None takes the config's
+            `evaluation.sampler`.
           steps: of the sampler; None takes the config's `evaluation.steps`.
+          best_of: draw as many actions and take the one the critics value most; None takes `evaluation.best_of`.
+          warm_start: actions [..., A] to start from, such as the previous ones, and the time in (0, 1) they are noised
+            to: the earlier, the closer the new action is, and the fewer steps it needs.
 
         Raises:
-          UserError: an observation of the wrong size, an unknown sampler, or more steps than the policy was trained on.
+          UserError: an observation of the wrong size, an unknown sampler or prompt, or steps that the policy was not
+            trained for.
         """
         observation = jnp.asarray(observation, jnp.float32)
         if observation.shape[-1:] != (self.observation_size,):
@@ -175,39 +187,47 @@ class Policy:
                 f"observation: its last axis should have size {self.observation_size}, found shape {observation.shape}"
             )
         if isinstance(guidance, Mapping):
-            unknown = set(guidance) - {"text", "trajectory"}
+            unknown = set(guidance) - {"text", "trajectory", "critic"}
             if unknown:
-                raise UserError(f"guidance: unknown prompt {sorted(unknown)}; choose from 'text' and 'trajectory'")
+                raise UserError(
+                    f"guidance: unknown prompt {sorted(unknown)}; choose from 'text' and 'trajectory', or 'critic'"
+                )
             guidance = Guidance(**guidance)
         settings = self.config.evaluation
         return self._act(
-            self.checkpoint.state.ema,
+            self.params,
             observation,
             context,
             key,
             guidance,
+            None if warm_start is None else jnp.asarray(warm_start[0], jnp.float32),
+            start=None if warm_start is None else float(warm_start[1]),
             sampler=sampler or settings.sampler,
             steps=settings.steps if steps is None else steps,
+            best_of=settings.best_of if best_of is None else best_of,
         )
 
     @cached_property
     def _act(self) -> Callable[..., Array]:
-        return jax.jit(self.act_function, static_argnames=("sampler", "steps"))
+        return jax.jit(self.act_function, static_argnames=("sampler", "steps", "best_of", "start"))
 
     @property
     def act_function(self) -> Callable[..., Array]:
         """The pure function behind `act`, for use inside jit, vmap and scan.
 
-        `(params, observation, context, key, guidance, *, sampler, steps) -> action`, with params from
-        `checkpoint.state.ema`.
+        `(params, observation, context, key, guidance, previous, *, sampler, steps, best_of, start) -> action`, with
+        `params` of this policy. `previous` and `start` are the parts of a warm start.
         """
         agent, statistics = self.checkpoint.agent, self.checkpoint.statistics
 
-        def act(params, observation, context, key, guidance=None, *, sampler, steps):
+        def act(
+            params, observation, context, key, guidance=None, previous=None, *, sampler, steps, best_of=1, start=None
+        ):
             batch = jnp.broadcast_shapes(observation.shape[:-1], context.full.shape[:-1])
             observation = jnp.broadcast_to(observation, (*batch, observation.shape[-1]))
             observation = normalise_observation(statistics, observation)
-            action = agent.act(params, observation, context, key, sampler, steps, guidance)
+            warm_start = None if previous is None else (normalise_action(statistics, previous), start)
+            action = agent.act(params, observation, context, key, sampler, steps, guidance, best_of, warm_start)
             return denormalise_action(statistics, action)
 
         return act

@@ -76,14 +76,24 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run, by its folder alone")
     sub.usage = "llmdpd train --config=FILE [--config.section.field=VALUE ...] --out=RUN | --resume=RUN"
 
+    sub = add(distill)
+    sub.add_argument("run", type=Path, help="run folder of the policy, or one checkpoint in it")
+    sub.add_argument("--out", type=Path, required=True, help="run folder of the student")
+    sub.add_argument("--manifest", help="tasks.json (default: the one of the run)")
+    sub.add_argument("--updates", type=int, default=3000, help="of the student (default: %(default)s)")
+    sub.add_argument("--eta", type=float, help="weight of the critic's say beside the teacher's (default: the run's)")
+    sub.add_argument("--seed", type=int, default=0, help="of the student and its batches")
+
     sub = add(evaluate)
     sub.add_argument("run", type=Path, help="run folder, or one checkpoint in it")
     sub.add_argument("--manifest", type=Path, help="tasks.json (default: the one of the run)")
     sub.add_argument("--episodes", type=int, help="per task, prompt and wording (default: the run's config)")
-    sub.add_argument("--sampler", help="ddim, dpm_solver, heun, ... (default: the run's config)")
+    sub.add_argument("--sampler", help="ddim, dpm_solver, student, ... (default: the run's config)")
     sub.add_argument("--steps", type=int, help="of the sampler (default: the run's config)")
+    sub.add_argument("--best-of", type=int, help="actions drawn, the critics choose (default: the run's config)")
     sub.add_argument("--text-guidance", type=float, help="weight of the text prompt (default: the run's config)")
     sub.add_argument("--trajectory-guidance", type=float, help="weight of the trajectory prompt")
+    sub.add_argument("--critic-guidance", type=float, help="weight of the critic's gradient; 0 is off")
     sub.add_argument("--variant", default="", help="name of an ablation or baseline, kept in the results")
     sub.add_argument("--seed", type=int, default=0, help="of starts, prompts and noise")
     sub.add_argument("--out", type=Path, help="folder of results.json and report.html (default: the run folder)")
@@ -187,6 +197,29 @@ def train(options) -> None:
     print(f"{run}: trained to update {config.train.steps}; next: {following}")
 
 
+def distill(options) -> None:
+    """make a one-step student of a finished policy"""
+    from llmdpd_jax.agents.llmdpd import STUDENT
+    from llmdpd_jax.training.checkpoint import load
+    from llmdpd_jax.training.loop import train as run_training
+
+    config = load(options.run).config.copy_and_resolve_references()
+    with config.unlocked():
+        config.update_from_flattened_dict(
+            {
+                "seed": options.seed,
+                "agent.policy_improvement": "student",
+                "evaluation.sampler": STUDENT,
+                "train.steps": options.updates,
+                "train.distill_from": str(options.run),
+                "data.manifest": options.manifest or config.data.manifest,
+                "agent.eta": config.agent.eta if options.eta is None else options.eta,
+            }
+        )
+    run_training(config, options.out)
+    print(f"{options.out}: a student of {options.run}; next: llmdpd evaluate {options.out}")
+
+
 def evaluate(options) -> None:
     """score a policy on train and unseen tasks; write results.json and report.html"""
     from llmdpd_jax.diffusion.guidance import Guidance
@@ -205,15 +238,18 @@ def evaluate(options) -> None:
         for given, default in (
             (options.text_guidance, settings.text_guidance),
             (options.trajectory_guidance, settings.trajectory_guidance),
+            (options.critic_guidance, settings.critic_guidance),
         )
     ]
+    text, trajectory, critic = weights
     results, rollouts = run(
         policy,
         manifest,
         episodes=options.episodes,
         sampler=options.sampler,
         steps=options.steps,
-        guidance=Guidance(*weights),
+        guidance=Guidance(text, trajectory, critic or None),
+        best_of=options.best_of,
         variant=options.variant,
         seed=options.seed,
     )

@@ -1,4 +1,4 @@
-"""Classifier-free guidance with a weight of its own for each prompt."""
+"""Classifier-free guidance with a weight of its own for each prompt, and guidance by a gradient."""
 
 import jax.numpy as jnp
 from flax import struct
@@ -8,13 +8,15 @@ from llmdpd_jax.types import Array
 
 @struct.dataclass
 class Guidance:
-    """How strongly each prompt steers. 1 is plain conditioning, 0 ignores the prompt, above 1 exaggerates it.
+    """How strongly each prompt steers, and how strongly the critic.
 
-    Weights are traced values: sweeping them does not recompile.
+    Of a prompt 1 is plain conditioning, 0 ignores it, above 1 exaggerates it. Weights are traced values: sweeping them
+    does not recompile.
     """
 
     text: Array | float = 1.0  # [] or any shape that broadcasts with the batch
     trajectory: Array | float = 1.0
+    critic: Array | float | None = None  # None: the critic has no say, and its gradient is not computed
 
 
 def combine(guidance: Guidance, full: Array, without_text: Array, without_trajectory: Array) -> Array:
@@ -25,3 +27,16 @@ def combine(guidance: Guidance, full: Array, without_text: Array, without_trajec
     """
     w_text, w_trajectory = (jnp.asarray(w)[..., None] for w in (guidance.text, guidance.trajectory))
     return full + (w_text - 1.0) * (full - without_text) + (w_trajectory - 1.0) * (full - without_trajectory)
+
+
+def follow(weight: Array | float, sigma: Array, x0: Array, gradient: Array) -> Array:
+    """The clean action [..., A] moved along a gradient [..., A] of what is to be raised, by weight sigma².
+
+    Classifier guidance (Dhariwal & Nichol 2021, eq. 14): raising log p by its gradient at x_t moves the estimate of x0
+    by sigma² / alpha times it. Here the gradient is taken at the estimate itself, not through the denoiser, and the
+    1 / alpha is left out, with which it would overrule everything at the start of a chain.
+
+    Args:
+      sigma: [...] standard deviation of the noise; counts as at most 1.
+    """
+    return x0 + (jnp.asarray(weight) * jnp.minimum(sigma, 1.0) ** 2)[..., None] * gradient

@@ -147,9 +147,7 @@ def two_stage(where: float, denoise: Denoise, grid: Grid, key: Array, x: Array) 
     """
     del key
     if where < 1.0 and grid.schedule.draw == "grid":
-        raise UserError(
-            "sampler: 'midpoint' visits times between those of a grid; train with another diffusion.time_draw"
-        )
+        raise UserError("sampler: 'midpoint' visits times off a grid; train with diffusion.time_draw=continuous")
     straight = grid.alphas[0] < SMALLEST_ALPHA
 
     def scaled(alphas: np.ndarray, sigmas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -218,6 +216,7 @@ def sample(
     shape: tuple[int, ...],
     steps: int | None = None,
     warm_start: tuple[Array, float] | None = None,
+    noise: Array | None = None,
 ) -> Array:
     """Draws clean actions of the given shape [..., A].
 
@@ -226,6 +225,7 @@ def sample(
       steps: how many; None means as many as the denoiser was trained on.
       warm_start: actions [..., A] to start from and the time they are noised to, below 1: what is likely to be near
         them, such as the previous action, is found in fewer steps.
+      noise: standard normal [..., A] to start from rather than from some drawn with the key.
 
     Raises:
       UserError: unknown sampler or impossible number of steps.
@@ -234,7 +234,7 @@ def sample(
     start = 1.0 if warm_start is None else warm_start[1]
     grid = make_grid(schedule, schedule.steps if steps is None else steps, start)
     key_noise, key_steps = jax.random.split(key)
-    noise = jax.random.normal(key_noise, shape)
+    noise = jax.random.normal(key_noise, shape) if noise is None else noise
     if warm_start is None:
         x = noise if schedule.variance_preserving else jnp.float32(grid.sigmas[0]) * noise
     else:

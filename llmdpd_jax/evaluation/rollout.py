@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llmdpd_jax.agents.llmdpd import STUDENT
 from llmdpd_jax.config import to_json
 from llmdpd_jax.data.normalise import normalise_trajectory
 from llmdpd_jax.data.sampler import sample_prompts
@@ -44,7 +45,7 @@ class Setting(NamedTuple):
         return self.prompt in ("trajectory", "text+trajectory")
 
 
-def make_rollout(policy: Policy, env: TaskEnv, horizon: int, sampler: str, steps: int) -> Callable:
+def make_rollout(policy: Policy, env: TaskEnv, horizon: int, sampler: str, steps: int, best_of: int = 1) -> Callable:
     """The compiled rollout of M settings x N tasks x E episodes.
 
     Returns:
@@ -53,7 +54,7 @@ def make_rollout(policy: Policy, env: TaskEnv, horizon: int, sampler: str, steps
       [M, N, E] are undiscounted sums up to the episode's end, observations are [M, N, E, horizon + 1, O], NaN after it.
     """
     agent = policy.checkpoint.agent
-    act = partial(policy.act_function, sampler=sampler, steps=steps)
+    act = partial(policy.act_function, sampler=sampler, steps=steps, best_of=best_of)
 
     @jax.jit
     def rollout(
@@ -123,6 +124,7 @@ def evaluate(
     sampler: str | None = None,
     steps: int | None = None,
     guidance: Guidance | None = None,
+    best_of: int | None = None,
     variant: str = "",
     seed: int = 0,
     progress: bool = True,
@@ -133,8 +135,8 @@ def evaluate(
     random logged episode of that task. Train and test tasks are rolled out together and reported apart.
 
     Args:
-      episodes, sampler, steps: None takes the policy's config (`evaluation`).
-      guidance: weights of the prompts; None takes the config's, where 1 and 1 is plain conditioning.
+      episodes, sampler, steps, best_of: None takes the policy's config (`evaluation`).
+      guidance: weights of the prompts and the critic; None takes the config's, where 1, 1 and 0 is plain conditioning.
       variant: names an ablation or baseline in the rows.
       seed: of starts, prompts and noise.
 
@@ -151,11 +153,15 @@ def evaluate(
         raise UserError(f"evaluation: {episodes} episodes per task; at least 1 is needed")
     sampler = settings.sampler if sampler is None else sampler
     steps = settings.steps if steps is None else steps
-    find_sampler(sampler)
-    diffusion = policy.config.diffusion
-    make_grid(make_schedule(diffusion.schedule, diffusion.steps, diffusion.time_draw), steps)
+    best_of = settings.best_of if best_of is None else best_of
+    if best_of < 1:
+        raise UserError(f"evaluation: the best of {best_of} actions; at least 1 is needed")
+    if sampler != STUDENT:
+        diffusion = policy.config.diffusion
+        find_sampler(sampler)
+        make_grid(make_schedule(diffusion.schedule, diffusion.steps, diffusion.time_draw), steps)
     if guidance is None:
-        guidance = Guidance(settings.text_guidance, settings.trajectory_guidance)
+        guidance = Guidance(settings.text_guidance, settings.trajectory_guidance, settings.critic_guidance or None)
     plain = guidance == Guidance()
     key_prompts, key_rollout = jax.random.split(jax.random.key(seed))
 
@@ -168,10 +174,12 @@ def evaluate(
         for wording, field in (("seen", "descriptions"), ("held_out", "held_out_descriptions"))
         if any(c.wording == wording for c in conditions)
     }
-    rollout = make_rollout(policy, family.make_env(), family.horizon, sampler, steps)
+    rollout = make_rollout(policy, family.make_env(), family.horizon, sampler, steps, best_of)
+    weights = {"text": guidance.text, "trajectory": guidance.trajectory, "critic": guidance.critic}
+    how = (sampler if sampler == STUDENT else f"{sampler}-{steps}") + (f", best of {best_of}" if best_of > 1 else "")
     returns, observations = jax.device_get(
         rollout(
-            policy.checkpoint.state.ema,
+            policy.params,
             None if plain else guidance,
             jnp.stack([texts[c.wording] for c in conditions]),
             _trajectory_prompts(policy, manifest, episodes, key_prompts, progress),
@@ -189,8 +197,8 @@ def evaluate(
             split=task.split,
             prompt=condition.prompt,
             wording=condition.wording,
-            sampler=f"{sampler}-{steps}",
-            guidance={"text": float(guidance.text), "trajectory": float(guidance.trajectory)},
+            sampler=how,
+            guidance={name: float(weight) for name, weight in weights.items() if weight is not None},
             seed=policy.config.seed,
             task=task.name,
             variant=variant,
@@ -222,7 +230,7 @@ def _text_vectors(policy: Policy, descriptions: list[list[str]], episodes: int, 
         for e in range(episodes)
     ]
     prompts = policy.read_descriptions(told, progress)
-    vectors = jax.jit(policy.checkpoint.agent.read_text)(policy.checkpoint.state.ema, prompts)
+    vectors = jax.jit(policy.checkpoint.agent.read_text)(policy.params, prompts)
     return vectors.reshape(len(descriptions), episodes, -1)
 
 

@@ -106,12 +106,14 @@ def check_descriptions(split: TaskSplit) -> None:
             )
 
 
-def read_descriptions(encoder: TextEncoder, tasks) -> tuple[TextTable, TextStatistics]:
-    """Every description of the tasks in the networks' units, and those units."""
+def read_descriptions(
+    encoder: TextEncoder, tasks, units: TextStatistics | None = None
+) -> tuple[TextTable, TextStatistics]:
+    """Every description of the tasks in the networks' units, and those units; None: such as suit the descriptions."""
     descriptions = [d for task in tasks for d in task.descriptions]
     prompts = cached_prompts(encoder, descriptions, cache_folder() / "embeddings", progress=True)
     table = make_table(prompts, [len(task.descriptions) for task in tasks])
-    units = text_statistics(table)
+    units = text_statistics(table) if units is None else units
     return normalise_table(units, table), units
 
 
@@ -121,6 +123,40 @@ def tune_llm(config, encoder: TextEncoder, tasks, texts: TextTable, units: TextS
     llm = FrozenLLM(replace(encoder.config, remat=True, lora_rank=config.text.lora_rank), encoder.params, units)
     inputs = jax.tree.map(jnp.asarray, encoder.llm_inputs(list(distinct)))
     return texts.replace(states=inputs), llm, init_tuning(llm.config, config.text.soft_tokens, key)
+
+
+def find_teacher(config, data, encoder: TextEncoder) -> checkpoint.Checkpoint:
+    """The policy that a student is distilled from.
+
+    Raises:
+      UserError: nothing there, or it is of other sizes, another LLM or other networks than the config says.
+    """
+    teacher, path = checkpoint.load(config.train.distill_from), config.train.distill_from
+    sizes = {"observations": "observation_size", "actions": "action_size"}
+    for what, name in sizes.items():
+        if teacher.metadata[name] != getattr(data, name):
+            raise UserError(
+                f"train.distill_from: {path} is of {what} of size {teacher.metadata[name]}, the data of size "
+                f"{getattr(data, name)}"
+            )
+    if teacher.metadata["text_encoder"] != encoder.identity:
+        raise UserError(f"train.distill_from: {path} was trained with another LLM, or reads texts in another way")
+    for section in ("model", "diffusion"):
+        if teacher.config[section] != config[section]:
+            raise UserError(f"train.distill_from: {path} has other networks; both configs need the same {section}")
+    return teacher
+
+
+def taught(state: TrainState, teacher: TrainState) -> TrainState:
+    """A fresh state in which all but the student is the teacher as it acts, and its critic."""
+    known = {**{name: teacher.params[name] for name in state.params if name in teacher.params}, **teacher.ema}
+    known.pop("student", None)
+    return state.replace(
+        params={**state.params, **known},
+        target_critic=teacher.target_critic,
+        # Copies, for the state is donated and may hold no array twice.
+        ema={name: jax.tree.map(jnp.copy, known.get(name, state.ema[name])) for name in state.ema},
+    )
 
 
 class Interrupt:
@@ -189,13 +225,14 @@ def train(config, run: str | Path) -> Path:
     check_descriptions(require_split(manifest, "train"))
     data = load_split(manifest, "train")
     encoder = TextEncoder(encoder_settings(config.text))
-    texts, text_units = read_descriptions(encoder, data.split.tasks)
+    teacher = find_teacher(config, data, encoder) if config.train.distill_from else None
+    texts, text_units = read_descriptions(encoder, data.split.tasks, teacher and teacher.text_statistics)
 
     given, config = config, config.copy_and_resolve_references()
     if config.agent.discount == 0.0:
         config.agent.discount = automatic_discount(np.asarray(data.store.lengths))
     agent = make_agent(config, data.observation_size, data.action_size)
-    units, digest = statistics(data), store_digest(data.store)
+    units, digest = teacher.statistics if teacher else statistics(data), store_digest(data.store)
     key_init, key_run = jax.random.split(jax.random.key(config.seed))
     llm, tuning = None, {}
     if config.text.lora_rank or config.text.soft_tokens:
@@ -216,6 +253,7 @@ def train(config, run: str | Path) -> Path:
     with checkpoint.manager(run, config.train.keep_checkpoints) as checkpoints:
         if checkpoints.latest_step() is None:
             state = jax.jit(partial(checkpoint.initial_state, agent, metadata))(key_init, tuning)
+            state = state if teacher is None else taught(state, teacher.state)
         else:
             restored = checkpoint.load(run)
             if restored.metadata["manifest"]["digest"] != digest:

@@ -127,3 +127,15 @@ def full_chain():
 def detached():
     """Differs in what teaches the prompts."""
     return tiny_agent({"agent.detach_context": True})
+
+
+@pytest.fixture(scope="session")
+def student():
+    """Differs in the policy improvement: a student distilled from the denoiser."""
+    return tiny_agent({"agent.policy_improvement": "student"})
+
+
+@pytest.fixture(scope="session")
+def weighted():
+    """Differs in the policy improvement: logged actions cloned by how good they are."""
+    return tiny_agent({"agent.policy_improvement": "weighted"})

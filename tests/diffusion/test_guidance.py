@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmdpd_jax.diffusion.guidance import Guidance, combine
+from llmdpd_jax.diffusion.guidance import Guidance, combine, follow
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +59,12 @@ def test_sweeping_weights_compiles_once(estimates):
     outputs = [guided(Guidance(text, trajectory)) for text in (0.0, 1.0, 2.5) for trajectory in (0.5, 1.0)]
     assert len(compilations) == 1
     assert len({float(output[0, 0]) for output in outputs}) == 6
+
+
+def test_following_a_gradient_by_hand():
+    """Weight 2, sigma 0.5: the clean action moves by 2 * 0.25 of the gradient; noise beyond 1 counts as 1."""
+    x0, gradient = jnp.array([[0.1, 0.2]]), jnp.array([[1.0, -0.4]])
+    np.testing.assert_allclose(follow(2.0, jnp.array([0.5]), x0, gradient), [[0.6, 0.0]], atol=1e-6)
+    np.testing.assert_allclose(follow(0.1, jnp.array([80.0]), x0, gradient), [[0.2, 0.16]], atol=1e-6)
+    each = follow(jnp.array([0.0, 1.0]), jnp.array([1.0]), jnp.tile(x0, (2, 1)), gradient)
+    np.testing.assert_allclose(each, [[0.1, 0.2], [1.1, -0.2]], atol=1e-6)

@@ -35,10 +35,8 @@ def noise_of(monkeypatch, steps, count=64):
     return drawn
 
 
-def ours(sampler, grid, x, key=None):
-    return np.asarray(
-        SAMPLERS[sampler](mixture_denoiser(grid.schedule), grid, key or jax.random.key(0), jnp.asarray(x))
-    )
+def ours(sampler, grid, x):
+    return np.asarray(SAMPLERS[sampler](mixture_denoiser(grid.schedule), grid, jax.random.key(0), jnp.asarray(x)))
 
 
 def clean(schedule, x, t):

@@ -65,9 +65,8 @@ def test_the_network_sees_actions_of_one_size(name):
     """Whatever the time, if clean actions have variance 1."""
     schedule, t = SCHEDULE_OF[name], jnp.array([0.1, 0.5, 1.0])
     x0, noise = jax.random.normal(jax.random.key(3), (2, 20_000, 3, 1))
-    seen = process.network_input(
-        schedule, process.add_noise(schedule, x0, jnp.broadcast_to(t, x0.shape[:-1]), noise), t
-    )
+    x = process.add_noise(schedule, x0, jnp.broadcast_to(t, x0.shape[:-1]), noise)
+    seen = process.network_input(schedule, x, t)
     np.testing.assert_allclose(seen.std(axis=(0, 2)), 1.0, atol=0.02)
 
 

@@ -239,7 +239,7 @@ def test_bad_choices_are_user_errors():
         draw(steps=4, warm_start=(jnp.zeros((2, 1)), 0.6))
     with pytest.raises(UserError, match=r"sampler start: 0\.0"):
         draw(schedule=EVERY["vp"], warm_start=(jnp.zeros((2, 1)), 0.0))
-    with pytest.raises(UserError, match=r"'midpoint' visits times between"):
+    with pytest.raises(UserError, match=r"'midpoint' visits times off a grid"):
         draw("midpoint")
     with pytest.raises(UserError, match=r"'euler' is unknown.*ancestral.*ddim.*heun"):
         draw("euler")
