@@ -242,7 +242,7 @@ def test_batches_fit_into_the_memory_of_an_accelerator(llama_folder):
     def batch(platform, stats):
         return module._batch_tokens(config, 16, SimpleNamespace(platform=platform, memory_stats=lambda: stats))
 
-    assert batch("cpu", None) == 1024
+    assert batch("cpu", None) == 256
     assert batch("gpu", None) == 16384
     assert batch("gpu", {"bytes_limit": 10**11, "bytes_in_use": 10**9}) == 16384
     # 6 * 32 + 3 * 48 + 2 * 4 * 16 = 464 floats a token; half of 1856000 bytes hold 500 of them.

@@ -146,7 +146,9 @@ def test_test_tasks_are_never_opened(world, tmp_path, monkeypatch):
     read = []
     read_descriptions = loop.read_descriptions
     monkeypatch.setattr(
-        loop, "read_descriptions", lambda config, tasks: read.extend(tasks) or read_descriptions(config, tasks)
+        loop,
+        "read_descriptions",
+        lambda encoder, tasks, *units: read.extend(tasks) or read_descriptions(encoder, tasks, *units),
     )
     assert train(world, tmp_path / "with") == 0
     with hidden(*(get_dataset_path(task.dataset) for task in test)):
