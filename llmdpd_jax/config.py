@@ -15,7 +15,7 @@ from ml_collections import config_flags
 from llmdpd_jax.agents.llmdpd import POLICY_IMPROVEMENTS, STUDENT
 from llmdpd_jax.diffusion.process import LOSS_WEIGHTS, PARAMETERISATIONS
 from llmdpd_jax.diffusion.samplers import SAMPLERS
-from llmdpd_jax.diffusion.schedules import SCHEDULES, TIME_DRAWS
+from llmdpd_jax.diffusion.schedules import SCHEDULES, TIME_DRAWS, make_schedule
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.layers import ACTIVATIONS
 from llmdpd_jax.models.prompt_encoder import POOLINGS
@@ -105,7 +105,8 @@ def default_config() -> ml_collections.ConfigDict:
 
     config.evaluation = evaluation = ml_collections.ConfigDict()
     evaluation.episodes = 8  # per task, prompt and wording
-    evaluation.sampler = "ddim"  # ddim, ancestral, dpm_solver, dpm_solver_sde, heun, midpoint, student
+    evaluation.sampler = "auto"  # ddim, ancestral, dpm_solver, dpm_solver_sde, heun, midpoint; student; auto: the
+    # student if there is one, else ddim
     evaluation.steps = 5  # network calls per action
     evaluation.best_of = 1  # actions drawn, of which the critics choose one
     evaluation.text_guidance = 1.0  # weight of the text prompt: 1 plain, 0 ignored, above 1 exaggerated
@@ -194,7 +195,7 @@ _CHOICES = {
     "diffusion.parameterisation": PARAMETERISATIONS,
     "diffusion.loss_weights": LOSS_WEIGHTS,
     "agent.policy_improvement": POLICY_IMPROVEMENTS,
-    "evaluation.sampler": (*SAMPLERS, STUDENT),
+    "evaluation.sampler": ("auto", *SAMPLERS, STUDENT),
 }
 # Least and largest value of a field; whatever is not listed may be any finite number of zero or more.
 _RANGES = {
@@ -252,6 +253,12 @@ def check_config(config: ml_collections.ConfigDict) -> None:
                 f"{name}: {config[section][field]} is more than diffusion.steps ({config.diffusion.steps}), "
                 "the steps that the denoiser is trained on"
             )
+    make_schedule(config.diffusion.schedule, config.diffusion.steps, config.diffusion.time_draw)
+    if config.diffusion.schedule == "flow" and config.diffusion.parameterisation == "noise":
+        raise UserError(
+            "diffusion.parameterisation: 'noise' says nothing of the action where the flow schedule has none left; "
+            "choose flow, velocity or x0"
+        )
     if config.evaluation.sampler == STUDENT and config.agent.policy_improvement != "student":
         raise UserError("evaluation.sampler: 'student' needs agent.policy_improvement='student'")
     if config.train.distill_from and config.agent.policy_improvement != "student":

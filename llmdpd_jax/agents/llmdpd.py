@@ -28,6 +28,7 @@ from llmdpd_jax.types import Array, Batch, TextPrompt, TrajectoryPrompt
 POLICY_IMPROVEMENTS = ("one_step", "full_chain", "weighted", "student")
 STUDENT = "student"  # as a sampler: the student's one network call
 MOST_WEIGHT = 100.0  # of a logged action in critic-weighted cloning (IQL)
+SMALLEST_ADVANTAGE = 1e-6  # mean size below which advantages count as none
 SMALLEST_SPREAD = 1e-4  # variance of actions in [-1, 1] below which the behaviour counts as deterministic
 ALIGNMENT_TEMPERATURE = 0.1  # of cosine similarities
 
@@ -308,7 +309,8 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         elif improvement == "student":
             # The denoiser clones and no more. The student gives in one call what the denoiser gives in a chain from the
             # same noise, as far as Q lets it (Flow Q-learning, arXiv 2502.02538, eq. 8).
-            start = jax.random.normal(key_chain, actions.shape)
+            key_start, key_chain = jax.random.split(key_chain)
+            start = jax.random.normal(key_start, actions.shape)
             chain = params["denoiser"], observations, context, key_chain, "ddim", diffusion.steps
             goal = stop(sample_actions(*chain, noise=start))
             action = ask_student(params["student"], start, observations, stop(context))
@@ -325,7 +327,7 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
             v = state_value.apply({"params": params["value"]}, both, None, stop(context))[..., 0]
             gap = q - v[0]
             imitation = jnp.mean(jnp.where(gap > 0, agent.expectile, 1.0 - agent.expectile) * gap**2)  # of v
-            advantage = stop(gap / jnp.mean(jnp.abs(gap)))
+            advantage = stop(gap / jnp.maximum(jnp.mean(jnp.abs(gap)), SMALLEST_ADVANTAGE))
             preference = jnp.minimum(jnp.exp(agent.advantage_weight * advantage), MOST_WEIGHT)
             policy_loss = jnp.mean(preference * errors)
             following = v[1]

@@ -233,15 +233,14 @@ def evaluate(options) -> None:
     policy = load_policy(options.run)
     manifest = load_manifest(options.manifest or policy.config.data.manifest)
     settings = policy.config.evaluation
-    weights = [
+    text, trajectory, critic = (
         given if given is not None else default
         for given, default in (
             (options.text_guidance, settings.text_guidance),
             (options.trajectory_guidance, settings.trajectory_guidance),
             (options.critic_guidance, settings.critic_guidance),
         )
-    ]
-    text, trajectory, critic = weights
+    )
     results, rollouts = run(
         policy,
         manifest,

@@ -55,16 +55,15 @@ def make_grid(schedule: Schedule, steps: int, start: float = 1.0) -> Grid:
         raise UserError(f"sampler start: {start} is no time to start from; choose one above 0 and at most 1")
     if schedule.name == "edm":
         return Grid(schedule, np.linspace(start, 0.0, steps))
-    times = np.linspace(start, 0.0, steps + 1)[:-1]
     if schedule.draw == "grid":
-        most = int(np.ceil(start * schedule.steps - 1e-6))
+        most = max(round(start * schedule.steps), 1)  # the first time, of those trained on the nearest to the start
         if steps > most:
             raise UserError(
                 f"sampler steps: {steps} is out of range; this denoiser was trained on 1 to {most} steps from there. "
                 "One that was trained with diffusion.time_draw=continuous takes any number"
             )
-        times = np.ceil(np.round(times * schedule.steps, 6) - 0.5) / schedule.steps
-    return Grid(schedule, times)
+        return Grid(schedule, np.ceil(np.linspace(most, 0, steps + 1)[:-1] - 0.5) / schedule.steps)
+    return Grid(schedule, np.linspace(start, 0.0, steps + 1)[:-1])
 
 
 # --- multistep samplers ----------------------------------------------------------------------------------------------
@@ -223,8 +222,8 @@ def sample(
     Args:
       sampler: a name in SAMPLERS, or a sampler.
       steps: how many; None means as many as the denoiser was trained on.
-      warm_start: actions [..., A] to start from and the time they are noised to, below 1: what is likely to be near
-        them, such as the previous action, is found in fewer steps.
+      warm_start: actions [..., A] to start from and the time they are noised to, below 1 (on a grid, the nearest of its
+        times): what is likely to be near them, such as the previous action, is found in fewer steps.
       noise: standard normal [..., A] to start from rather than from some drawn with the key.
 
     Raises:
@@ -238,5 +237,5 @@ def sample(
     if warm_start is None:
         x = noise if schedule.variance_preserving else jnp.float32(grid.sigmas[0]) * noise
     else:
-        x = add_noise(schedule, warm_start[0], jnp.full(shape[:-1], start), noise)
+        x = add_noise(schedule, warm_start[0], jnp.full(shape[:-1], jnp.float32(grid.times[0])), noise)
     return sampler(denoise, grid, key_steps, x)

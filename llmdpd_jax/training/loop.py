@@ -15,7 +15,7 @@ from jax.sharding import Sharding
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from llmdpd_jax.agents.llmdpd import Agent, TrainState, make_agent
+from llmdpd_jax.agents.llmdpd import STUDENT, Agent, TrainState, make_agent
 from llmdpd_jax.config import check_config, from_json, to_json
 from llmdpd_jax.data.normalise import normalise_batch
 from llmdpd_jax.data.sampler import sample_batch
@@ -231,6 +231,8 @@ def train(config, run: str | Path) -> Path:
     given, config = config, config.copy_and_resolve_references()
     if config.agent.discount == 0.0:
         config.agent.discount = automatic_discount(np.asarray(data.store.lengths))
+    if config.evaluation.sampler == "auto":
+        config.evaluation.sampler = STUDENT if config.agent.policy_improvement == "student" else "ddim"
     agent = make_agent(config, data.observation_size, data.action_size)
     units, digest = teacher.statistics if teacher else statistics(data), store_digest(data.store)
     key_init, key_run = jax.random.split(jax.random.key(config.seed))

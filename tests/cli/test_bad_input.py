@@ -58,6 +58,9 @@ def tasks_json(path, datasets, descriptions=("go to (0.1, 0.2)",), splits=None):
         ("--config.model.use_llm=perhaps", ["model.use_llm", "perhaps"]),
         ("--config.diffusion.schedule=vpp", ["diffusion.schedule", "'vpp'", "did you mean 'vp'", "cosine"]),
         ("--config.diffusion.parameterisation=x1", ["diffusion.parameterisation", "'x1'", "velocity"]),
+        ("--config.diffusion.schedule=edm", ["diffusion.time_draw", "'grid'", "'log_normal'"]),
+        ("--config.evaluation.sampler=student", ["evaluation.sampler", "agent.policy_improvement='student'"]),
+        ("--config.train.distill_from=runs/x", ["train.distill_from", "agent.policy_improvement='student'"]),
         ("--config.evaluation.sampler=dimm", ["evaluation.sampler", "'dimm'", "did you mean 'ddim'"]),
         ("--config.model.critic_activation=tanh", ["model.critic_activation", "'tanh'", "mish"]),
         ("--config.agent.policy_improvement=two_step", ["agent.policy_improvement", "one_step"]),
@@ -85,6 +88,13 @@ def test_config(change, parts, tmp_path, capfd):
     for part in parts:
         assert part in message
     assert not (tmp_path / "run").exists()
+
+
+def test_noise_cannot_be_predicted_where_a_path_ends_in_nothing_else(tmp_path, capfd):
+    path = [f"--config.diffusion.{name}" for name in ("schedule=flow", "parameterisation=noise")]
+    given = ("train", "--config=configs/point_robot.py", "--config.data.manifest=no.json", *path)
+    message = refused(capfd, *given, f"--out={tmp_path / 'run'}")
+    assert "diffusion.parameterisation: 'noise'" in message and "choose flow, velocity or x0" in message
 
 
 def test_files_that_are_not_there(tmp_path, capfd):

@@ -55,7 +55,7 @@ def test_the_default_of_five_steps_is_near_already():
     config = default_config()
     schedule = make_schedule(config.diffusion.schedule, config.diffusion.steps, config.diffusion.time_draw)
     steps = config.evaluation.steps
-    draw = sample(config.evaluation.sampler, mixture_denoiser(schedule), schedule, jax.random.key(0), (COUNT, 2), steps)
+    draw = sample("ddim", mixture_denoiser(schedule), schedule, jax.random.key(0), (COUNT, 2), steps)
     assert steps == 5 and sliced_wasserstein(draw, draw_mixture(COUNT, 3)) < 0.13
 
 
@@ -153,6 +153,28 @@ def test_times_of_a_trained_grid():
         times = make_grid(ten, steps).times * 10
         assert len(times) == steps and (np.diff(times) < -0.5).all() and times[-1] > 0.5
         np.testing.assert_allclose(times, np.round(times), atol=1e-9)
+
+
+def test_a_warm_start_is_at_a_time_of_the_grid():
+    """The action is noised as much as the denoiser is told."""
+    five, start = make_schedule("vp", 5), jnp.full((4000, 1), 0.5)
+    np.testing.assert_allclose(make_grid(five, 2, 0.55).times * 5, [3, 1], atol=1e-9)
+    np.testing.assert_allclose(make_grid(five, 1, 0.01).times * 5, [1], atol=1e-9)
+    for steps in (1, 2, 3):
+        times = make_grid(five, steps, 0.55).times * 5
+        assert (np.diff(times) < -0.5).all() and times[0] == pytest.approx(3)
+    seen = []
+
+    def denoise(x, t):
+        jax.debug.callback(lambda x, t: seen.append((np.asarray(x), np.asarray(t))), x, t)
+        return x
+
+    sample("ddim", denoise, five, jax.random.key(0), start.shape, 1, (start, 0.55))
+    jax.effects_barrier()
+    alpha, sigma = five.at(0.6)
+    np.testing.assert_allclose(seen[0][1], 0.6, rtol=1e-6)
+    assert seen[0][0].mean() == pytest.approx(0.5 * float(alpha), abs=0.05)
+    assert seen[0][0].std() == pytest.approx(float(sigma), rel=0.05)
 
 
 def test_times_of_other_denoisers_are_even():

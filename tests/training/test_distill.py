@@ -67,6 +67,17 @@ def test_an_interrupted_student_goes_on(runs, folder, capsys):
     assert int(checkpoint.load(student).state.step) == 200
 
 
+def test_a_policy_trained_with_a_student_acts_by_it(world, folder):
+    run = folder / "with_student"
+    assert main(["train", *world.config(agent__policy_improvement="student"), f"--out={run}"]) == 0
+    policy = load_policy(run)
+    assert policy.config.evaluation.sampler == "student"
+    observation, context = np.zeros((3, policy.observation_size), np.float32), policy.prompt("Go to (0.3, 0.4)")
+    key = jax.random.key(1)
+    by_student = policy.act(observation, context, key, sampler="student")
+    np.testing.assert_array_equal(policy.act(observation, context, key), by_student)
+
+
 def test_teachers_that_do_not_fit(world, runs, capsys, tmp_path):
     teacher, _ = runs
 
