@@ -12,7 +12,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from llmdpd_jax.agents.llmdpd import POLICY_IMPROVEMENTS, STUDENT
+from llmdpd_jax.agents.diffusion_ql import POLICY_IMPROVEMENTS, STUDENT
 from llmdpd_jax.diffusion.process import LOSS_WEIGHTS, PARAMETERISATIONS
 from llmdpd_jax.diffusion.samplers import SAMPLERS
 from llmdpd_jax.diffusion.schedules import SCHEDULES, TIME_DRAWS, make_schedule

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmdpd_jax.agents.llmdpd import Context
+from llmdpd_jax.agents.diffusion_ql import Context
 from llmdpd_jax.data.normalise import (
     denormalise_action,
     normalise_action,

@@ -1,61 +1,33 @@
 """LLM-Driven Policy Diffusion (Zhang & Guo 2025, arXiv 2509.00347): prompt-conditioned Diffusion-QL.
 
-One file, read downwards: configuration -> networks -> losses -> update -> acting. All arrays are in the networks' units
-(`normalise_*` in `llmdpd_jax.data.normalise`); G groups of S transitions share one task and its prompts.
+Prompts are read here and fused to a context; `diffusion_ql.py` acts and improves on it. Read downwards: networks ->
+prompts -> losses -> update. All arrays are in the networks' units (`normalise_*` in `llmdpd_jax.data.normalise`); G
+groups of S transitions share one task and its prompts.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
-from flax import struct
 
-from llmdpd_jax.diffusion import process
-from llmdpd_jax.diffusion.guidance import Guidance, combine, follow
-from llmdpd_jax.diffusion.samplers import sample
-from llmdpd_jax.diffusion.schedules import make_schedule
-from llmdpd_jax.errors import UserError
-from llmdpd_jax.models.critic import ConditionedMLP, Critic
-from llmdpd_jax.models.denoiser import MLPDenoiser
+from llmdpd_jax.agents.diffusion_ql import (
+    Context,
+    TrainState,
+    first_state,
+    make_diffusion_ql,
+    make_optimiser,
+    next_state,
+)
+from llmdpd_jax.models.critic import ConditionedMLP
 from llmdpd_jax.models.llm.tuning import FrozenLLM, tuned_prompt
 from llmdpd_jax.models.prompt_encoder import PromptEncoder
 from llmdpd_jax.types import Array, Batch, TextPrompt, TrajectoryPrompt
 
-POLICY_IMPROVEMENTS = ("one_step", "full_chain", "weighted", "student")
-STUDENT = "student"  # as a sampler: the student's one network call
-MOST_WEIGHT = 100.0  # of a logged action in critic-weighted cloning (IQL)
-SMALLEST_ADVANTAGE = 1e-6  # mean size below which advantages count as none
 SMALLEST_SPREAD = 1e-4  # variance of actions in [-1, 1] below which the behaviour counts as deterministic
 ALIGNMENT_TEMPERATURE = 0.1  # of cosine similarities
-
-
-@struct.dataclass
-class TrainState:
-    """Everything that training changes. The LLM's own weights are not here: they are frozen."""
-
-    step: Array  # [] int32, updates done
-    params: dict  # prompt_encoder, denoiser, critic, model, behaviour; student, value, llm if there is one
-    target_critic: dict  # slow copy of params["critic"] for the critic's targets
-    ema: dict  # slow copy of what acts: prompt_encoder and denoiser; student and llm if there is one
-    opt_state: optax.OptState
-
-    @property
-    def acting(self) -> dict:
-        """The parameters that `Agent.act` asks for: the slow copies, and the critic."""
-        return {**self.ema, "critic": self.params["critic"]}
-
-
-@struct.dataclass
-class Context:
-    """What the policy knows of its task, once with all prompts and once without each: guidance needs the three."""
-
-    full: Array  # [..., C]
-    without_text: Array  # [..., C]
-    without_trajectory: Array  # [..., C]
 
 
 class Agent(NamedTuple):
@@ -106,20 +78,10 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
     Raises:
       UserError: a choice that does not exist.
     """
-    model, diffusion, agent = config.model, config.diffusion, config.agent
-    if diffusion.parameterisation not in process.PARAMETERISATIONS:
-        raise UserError(
-            f"diffusion.parameterisation: {diffusion.parameterisation!r} is unknown; "
-            f"choose one of {list(process.PARAMETERISATIONS)}"
-        )
-    if agent.policy_improvement not in POLICY_IMPROVEMENTS:
-        raise UserError(
-            f"agent.policy_improvement: {agent.policy_improvement!r} is unknown; choose one of "
-            f"{list(POLICY_IMPROVEMENTS)}"
-        )
+    model, agent = config.model, config.agent
 
     # --- networks ----------------------------------------------------------------------------------------------------
-    schedule = make_schedule(diffusion.schedule, diffusion.steps, diffusion.time_draw)
+    core = make_diffusion_ql(config, observation_size, action_size)
     prompt_encoder = PromptEncoder(
         width=model.context_width,
         text_layers=model.text_layers,
@@ -131,62 +93,27 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         number_dials=model.number_dials,
         use_rewards=model.use_rewards,
     )
-    denoiser = MLPDenoiser(model.width, model.depth, model.denoiser_activation)
-    critic = Critic(model.critic_ensemble, model.width, model.depth, model.critic_activation, model.critic_layer_norm)
     # Predicts reward and change of observation from (s, a, context): it teaches the prompt encoder what a task is.
     task_model = ConditionedMLP(1 + observation_size, model.model_width, 2)
     # Predicts the logged action from (s, context): what it leaves unexplained is how widely the behaviour policy acted.
     behaviour = ConditionedMLP(action_size, model.model_width, 2)
-    # What policy improvement may need beside them. The student is a denoiser that is only ever asked about pure noise.
-    student = MLPDenoiser(model.width, model.depth, model.denoiser_activation)
-    state_value = ConditionedMLP(1, model.width, model.depth, model.critic_activation, model.critic_layer_norm)
-    improvement = agent.policy_improvement
-
-    def adam(learning_rate: float) -> optax.GradientTransformation:
-        decay = optax.cosine_decay_schedule(
-            learning_rate, config.train.steps, config.optimiser.final_learning_rate_fraction
-        )
-        return optax.adamw(decay, weight_decay=config.optimiser.weight_decay)
-
-    steps = adam(config.optimiser.learning_rate)
-    if config.text.lora_rank or config.text.soft_tokens:
-        rates = {"networks": steps, "llm": adam(config.optimiser.llm_learning_rate)}
-        steps = optax.partition(rates, lambda params: {n: "llm" if n == "llm" else "networks" for n in params})
-    optimiser = optax.chain(optax.clip_by_global_norm(config.optimiser.clip_norm), steps)
-    if config.train.distill_from:  # all but the student is another run's and stays as it is
-        parts = {"student": optimiser, "rest": optax.set_to_zero()}
-        optimiser = optax.partition(parts, lambda params: {n: "student" if n == "student" else "rest" for n in params})
+    optimiser = make_optimiser(config)
 
     def init(key: Array, batch: Batch, text: TextPrompt, tuning: dict | None = None) -> TrainState:
         """Initial state for inputs of the given shapes; `tuning`: of an LLM that is tuned, what is trained of it."""
-        keys = jax.random.split(key, 5)
-        key_improvement = jax.random.fold_in(key, 5)
+        keys = jax.random.split(key, 4)
         groups = batch.task_id.shape
         flags = jnp.ones(groups, bool)
-        encoder_params = prompt_encoder.init(keys[0], text, batch.prompt, flags, flags)["params"]
         context = jnp.zeros((*groups, 1, model.context_width))
-        k = jnp.ones(batch.actions.shape[:-1])
         params = {
-            "prompt_encoder": encoder_params,
-            "denoiser": denoiser.init(keys[1], batch.actions, k, batch.observations, context)["params"],
-            "critic": critic.init(keys[2], batch.observations, batch.actions, context)["params"],
-            "model": task_model.init(keys[3], batch.observations, batch.actions, context)["params"],
-            "behaviour": behaviour.init(keys[4], batch.observations, None, context)["params"],
+            "prompt_encoder": prompt_encoder.init(keys[0], text, batch.prompt, flags, flags)["params"],
+            **core.init(keys[1], batch, context),
+            "model": task_model.init(keys[2], batch.observations, batch.actions, context)["params"],
+            "behaviour": behaviour.init(keys[3], batch.observations, None, context)["params"],
         }
-        if improvement == "student":
-            params["student"] = student.init(key_improvement, batch.actions, k, batch.observations, context)["params"]
-        if improvement == "weighted":
-            params["value"] = state_value.init(key_improvement, batch.observations, None, context)["params"]
         if tuning:
             params["llm"] = tuning
-        acting = [name for name in ("prompt_encoder", "denoiser", "student", "llm") if name in params]
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            target_critic=jax.tree.map(jnp.copy, params["critic"]),
-            ema=jax.tree.map(jnp.copy, {name: params[name] for name in acting}),
-            opt_state=optimiser.init(params),
-        )
+        return first_state(params, optimiser)
 
     # --- prompts -----------------------------------------------------------------------------------------------------
     def read_text(params: dict, text: TextPrompt, key: Array | None = None) -> Array:
@@ -208,37 +135,13 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         flags = (has_text, has_trajectory), (no, has_trajectory), (has_text, no)
         return Context(*(fuse_vectors(params, text, trajectory, *f) for f in flags))
 
-    # --- the denoiser as a sampler sees it ---------------------------------------------------------------------------
-    def predict(params: dict, x: Array, t: Array, observation: Array, context: Array) -> tuple[Array, Array]:
-        """The denoiser's raw output and the clean action it stands for, clipped to the action bounds. [..., A] each."""
-        seen = process.network_input(schedule, x, t)
-        output = denoiser.apply({"params": params}, seen, t * schedule.steps, observation, context)
-        x0 = process.to_x0(diffusion.parameterisation, schedule, output, x, t)
-        return output, jnp.clip(x0, -1.0, 1.0)
-
-    def ask_student(params: dict, noise: Array, observation: Array, context: Array) -> Array:
-        """What the student makes of noise [..., A] in one call: actions [..., A], before they are clipped."""
-        k = jnp.full(noise.shape[:-1], float(schedule.steps))
-        return student.apply({"params": params}, noise, k, observation, context)
-
-    def sample_actions(
-        params: dict, observation: Array, context: Array, key: Array, sampler: str, steps: int, **options
-    ) -> Array:
-        """Actions [..., A] drawn from the denoiser for observations [..., O]; options as for `sample`."""
-
-        def denoise(x, t):
-            return predict(params, x, t, observation, context)[1]
-
-        return sample(sampler, denoise, schedule, key, (*observation.shape[:-1], action_size), steps, **options)
-
     # --- losses ------------------------------------------------------------------------------------------------------
     def total_loss(params: dict, state: TrainState, batch: Batch, text: TextPrompt, key: Array, llm: FrozenLLM | None):
         """Sum of all losses, and metrics. Each term's gradient reaches only what it should teach (see `stop`)."""
         stop = jax.lax.stop_gradient
         if llm is not None:
             text = tuned_prompt(llm, params["llm"], text)
-        keys = jax.random.split(key, 8)
-        key_text, key_trajectory, key_mask, key_noise, key_time, key_next, key_chain, key_read = keys
+        key_text, key_trajectory, key_mask, key_read, key_core = jax.random.split(key, 5)
         observations, actions = batch.observations, batch.actions
 
         # Independent dropout per prompt: one set of parameters serves no prompt, either, and both.
@@ -270,94 +173,21 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         behaviour_loss = jnp.mean((mean_action - actions) ** 2)
         spread = jnp.maximum(stop(behaviour_loss), SMALLEST_SPREAD)
 
-        # Behaviour cloning: the denoising loss (Ho et al. 2020, eq. 14).
-        t = process.sample_time(key_time, schedule, actions.shape[:-1])
-        noise = jax.random.normal(key_noise, actions.shape)
-        x = process.add_noise(schedule, actions, t, noise)
-        output, x0 = predict(params["denoiser"], x, t, observations, context)
-        target = process.network_target(diffusion.parameterisation, schedule, actions, t, noise)
-        weight = process.loss_weight(diffusion.loss_weights, diffusion.parameterisation, schedule, t)
-        errors = weight * jnp.mean((output - target) ** 2, axis=-1)
-        cloning_loss = jnp.mean(errors)
-
-        def raise_q(action: Array) -> tuple[Array, Array]:
-            """Loss [] of actions [G, S, A] that should have a high Q (Diffusion-QL, arXiv 2208.06193, eq. 3), and Q."""
-            q = critic.apply({"params": stop(params["critic"])}, observations, action, stop(context))[0]
-            return -jnp.mean(q) / stop(jnp.mean(jnp.abs(q))), q
-
-        # Policy improvement: what the denoiser learns beside cloning, and what the critic's targets take for the value
-        # of the next observation.
-        def next_value(sampled: Array) -> Array:
-            """The least of the slow critics' values [G, S] of actions at the next observations (TD3)."""
-            variables = {"params": state.target_critic}
-            return critic.apply(variables, batch.next_observations, sampled, stop(context)).min(axis=0)
-
-        def value_of_sampled() -> Array:
-            """... of actions drawn from the slow policy (paper, eq. 6)."""
-            chain = state.ema["denoiser"], batch.next_observations, stop(context), key_next
-            return next_value(sample_actions(*chain, "ancestral", agent.target_sampling_steps))
-
-        if improvement in ("one_step", "full_chain"):
-            # Q is raised through the clean action rebuilt in one step (EDP, arXiv 2305.20081, section 3.2), or through
-            # the whole chain (Diffusion-QL).
-            if improvement == "full_chain":
-                chain = params["denoiser"], observations, stop(context), key_chain
-                x0 = sample_actions(*chain, "ancestral", diffusion.steps)
-            policy_loss, q = raise_q(x0)
-            imitation = agent.cloning_weight * cloning_loss / spread
-            following = value_of_sampled()
-        elif improvement == "student":
-            # The denoiser clones and no more. The student gives in one call what the denoiser gives in a chain from the
-            # same noise, as far as Q lets it (Flow Q-learning, arXiv 2502.02538, eq. 8).
-            key_start, key_chain = jax.random.split(key_chain)
-            start = jax.random.normal(key_start, actions.shape)
-            chain = params["denoiser"], observations, context, key_chain, "ddim", diffusion.steps
-            goal = stop(sample_actions(*chain, noise=start))
-            action = ask_student(params["student"], start, observations, stop(context))
-            policy_loss, q = raise_q(jnp.clip(action, -1.0, 1.0))
-            imitation = cloning_loss + agent.cloning_weight * jnp.mean((action - goal) ** 2) / spread
-            start = jax.random.normal(key_next, actions.shape)
-            sampled = ask_student(state.ema["student"], start, batch.next_observations, stop(context))
-            following = next_value(jnp.clip(sampled, -1.0, 1.0))
-        else:
-            # Logged actions are cloned the more, the better the critic thinks of them than of their like (IDQL, arXiv
-            # 2304.10573; IQL, arXiv 2110.06169, eq. 5 and 7). No action is ever asked for that was not logged.
-            q = stop(critic.apply({"params": state.target_critic}, observations, actions, context).min(axis=0))
-            both = jnp.stack([observations, batch.next_observations])
-            v = state_value.apply({"params": params["value"]}, both, None, stop(context))[..., 0]
-            gap = q - v[0]
-            imitation = jnp.mean(jnp.where(gap > 0, agent.expectile, 1.0 - agent.expectile) * gap**2)  # of v
-            advantage = stop(gap / jnp.maximum(jnp.mean(jnp.abs(gap)), SMALLEST_ADVANTAGE))
-            preference = jnp.minimum(jnp.exp(agent.advantage_weight * advantage), MOST_WEIGHT)
-            policy_loss = jnp.mean(preference * errors)
-            following = v[1]
-
-        # Critic: one-step temporal difference.
-        target_value = stop(batch.rewards + agent.discount * (1.0 - batch.terminations) * following)
-        values = critic.apply({"params": params["critic"]}, observations, actions, context)
-        critic_loss = jnp.mean((values - target_value) ** 2)
-
+        core_loss, metrics = core.loss(params, state, batch, context, key_core, spread)
         loss = (
-            imitation
-            + agent.eta * policy_loss
+            core_loss
             + behaviour_loss
-            + agent.critic_weight * critic_loss
             + agent.model_weight * model_loss
             + agent.alignment_weight * alignment
             + agent.consistency_weight * consistency
         )
-        metrics = {
+        metrics |= {
             "loss/total": loss,
-            "loss/cloning": cloning_loss,
-            "loss/policy": policy_loss,
-            "loss/critic": critic_loss,
             "loss/model": model_loss,
             "loss/behaviour": behaviour_loss,
             "loss/alignment": alignment,
             "loss/consistency": consistency,
             "spread": spread,
-            "value/mean": jnp.mean(values),
-            "value/policy": jnp.mean(q),
         }
         return loss, metrics
 
@@ -367,85 +197,6 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         """One gradient step on all networks, then the slow copies follow. `llm`: the one that is tuned, if any is."""
         grads, metrics = jax.grad(total_loss, has_aux=True)(state.params, state, batch, text, key, llm)
         metrics["grad_norm"] = optax.tree.norm(grads)
-        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        acting = {name: params[name] for name in state.ema}
-        return (
-            TrainState(
-                step=state.step + 1,
-                params=params,
-                target_critic=optax.incremental_update(params["critic"], state.target_critic, agent.tau),
-                ema=optax.incremental_update(acting, state.ema, 1.0 - agent.ema_decay),
-                opt_state=opt_state,
-            ),
-            metrics,
-        )
+        return next_state(state, grads, optimiser, agent), metrics
 
-    # --- acting ------------------------------------------------------------------------------------------------------
-    def act(
-        params: dict,
-        observation: Array,
-        context: Context,
-        key: Array,
-        sampler: str = "ddim",
-        steps: int | None = None,
-        guidance: Guidance | None = None,
-        best_of: int = 1,
-        warm_start: tuple[Array, float] | None = None,
-    ) -> Array:
-        """Actions [..., A] for observations [..., O] and contexts [..., C] that broadcast with them.
-
-        Without guidance one network call per sampler step, with it three in one batch.
-
-        Args:
-          params: `TrainState.acting`.
-          sampler: a name in SAMPLERS, or "student" for the student's one call, which takes no `steps`.
-          best_of: how many actions to draw, of which the one that the critics (their minimum) value most is taken.
-          warm_start: actions [..., A] to start from, and the time they are noised to (`sample`).
-
-        Raises:
-          UserError: unknown sampler, impossible steps, or a policy without a student.
-        """
-        if best_of > 1:
-            observation = jnp.broadcast_to(observation, (best_of, *observation.shape))
-        shape = (*observation.shape[:-1], action_size)
-        # One context may serve many observations: the axis of three must stay in front of the axes it lacks.
-        contexts = jnp.stack([context.full, context.without_text, context.without_trajectory])
-        contexts = jnp.expand_dims(contexts, tuple(range(1, 1 + observation.ndim - context.full.ndim)))
-
-        def guided(network: Callable[[Array, Array], Array], sigma: Array) -> Array:
-            """Clean actions [..., A] by a network of (observation, context), at noise sigma [...]."""
-            if guidance is None:
-                return network(observation, context.full)
-            x0 = jnp.clip(combine(guidance, *network(observation[None], contexts)), -1.0, 1.0)
-            if guidance.critic is None:
-                return x0
-            gradient = jax.grad(lambda x0: jnp.sum(values(params, observation, x0, context).mean(axis=0)))(x0)
-            return jnp.clip(follow(guidance.critic, sigma, x0, gradient), -1.0, 1.0)
-
-        if sampler == STUDENT:
-            if "student" not in params:
-                raise UserError(
-                    "sampler: 'student' needs a policy that has one; train with agent.policy_improvement=student"
-                )
-            if warm_start is not None:
-                raise UserError("sampler: a student acts in one call, which a warm start cannot shorten")
-            noise = jax.random.normal(jax.random.split(key)[0], shape)
-            asked = partial(ask_student, params["student"], noise)
-            actions = guided(lambda *seen: jnp.clip(asked(*seen), -1.0, 1.0), jnp.ones(shape[:-1]))
-        else:
-
-            def denoise(x, t):
-                return guided(lambda *seen: predict(params["denoiser"], x, t, *seen)[1], schedule.at(t)[1])
-
-            actions = sample(sampler, denoise, schedule, key, shape, steps, warm_start=warm_start)
-        if best_of == 1:
-            return actions
-        best = values(params, observation, actions, context).min(axis=0).argmax(axis=0)
-        return jnp.take_along_axis(actions, best[None, ..., None], axis=0)[0]
-
-    def values(params: dict, observation: Array, action: Array, context: Context) -> Array:
-        """Q of every critic [ensemble, ...] for actions in the networks' units."""
-        return critic.apply({"params": params["critic"]}, observation, action, context.full)
-
-    return Agent(init, update, read_text, read_trajectory, fuse, act, values)
+    return Agent(init, update, read_text, read_trajectory, fuse, core.act, core.values)

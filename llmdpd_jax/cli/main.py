@@ -199,7 +199,7 @@ def train(options) -> None:
 
 def distill(options) -> None:
     """make a one-step student of a finished policy"""
-    from llmdpd_jax.agents.llmdpd import STUDENT
+    from llmdpd_jax.agents.diffusion_ql import STUDENT
     from llmdpd_jax.training.checkpoint import load
     from llmdpd_jax.training.loop import train as run_training
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmdpd_jax.agents.llmdpd import STUDENT
+from llmdpd_jax.agents.diffusion_ql import STUDENT
 from llmdpd_jax.config import to_json
 from llmdpd_jax.data.normalise import normalise_trajectory
 from llmdpd_jax.data.sampler import sample_prompts

@@ -14,7 +14,8 @@ import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from llmdpd_jax import __version__
-from llmdpd_jax.agents.llmdpd import Agent, TrainState, make_agent
+from llmdpd_jax.agents.diffusion_ql import TrainState
+from llmdpd_jax.agents.llmdpd import Agent, make_agent
 from llmdpd_jax.config import from_json, to_json
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.types import Array, Batch, Statistics, TextPrompt, TextStatistics, TrajectoryPrompt

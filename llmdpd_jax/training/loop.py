@@ -15,7 +15,8 @@ from jax.sharding import Sharding
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from llmdpd_jax.agents.llmdpd import STUDENT, Agent, TrainState, make_agent
+from llmdpd_jax.agents.diffusion_ql import STUDENT, TrainState
+from llmdpd_jax.agents.llmdpd import Agent, make_agent
 from llmdpd_jax.config import check_config, from_json, to_json
 from llmdpd_jax.data.normalise import normalise_batch
 from llmdpd_jax.data.sampler import sample_batch

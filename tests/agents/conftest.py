@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from networks import make_text, make_trajectory, randomise
 
-from llmdpd_jax.agents.llmdpd import Agent, TrainState, make_agent
+from llmdpd_jax.agents.diffusion_ql import TrainState
+from llmdpd_jax.agents.llmdpd import Agent, make_agent
 from llmdpd_jax.config import default_config
 from llmdpd_jax.types import Batch, TextPrompt
 

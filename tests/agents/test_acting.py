@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from networks import make_text, make_trajectory, randomise
 
-from llmdpd_jax.agents.llmdpd import Context
+from llmdpd_jax.agents.diffusion_ql import Context
 from llmdpd_jax.diffusion.guidance import Guidance
 from llmdpd_jax.diffusion.process import to_x0
 from llmdpd_jax.diffusion.schedules import make_schedule
