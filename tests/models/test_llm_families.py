@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,25 @@ def test_padding_on_either_side_changes_nothing(family):
         states = np.asarray(hidden_states(config, params, tokens, mask))
         assert np.isfinite(states).all()
         np.testing.assert_allclose(states[mask].reshape(expected.shape), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("prompt_length", [0, 2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_places_that_are_kept_have_the_states_that_they_have_among_all(family, prompt_length):
+    """Rows of 9, 4, 7 and 0 tokens, in one group and in two; with adapters, and with a soft prompt."""
+    config, params = model(family, lora_rank=2)
+    prefix = jax.random.normal(jax.random.key(0), (prompt_length, config.width)) if prompt_length else None
+    tokens = np.concatenate([TOKENS, TOKENS[:1]])
+    mask = np.arange(9) < np.array([9, 4, 7, 0])[:, None]
+    run = partial(hidden_states, config, params, tokens, mask, adapters(config), prefix)
+    expected = np.asarray(run())
+    for groups in (1, 2):
+        real = [np.flatnonzero(group) for group in mask.reshape(groups, -1)]
+        kept = np.stack([np.pad(places, (0, 22 - len(places))) for places in real]).astype(np.int32)
+        states = run(kept=kept)
+        assert states.shape == (groups, 22, config.width) and np.isfinite(states).all()
+        found = np.concatenate([row[: len(places)] for row, places in zip(states, real, strict=True)])
+        np.testing.assert_allclose(found, expected[mask], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

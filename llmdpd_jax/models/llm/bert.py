@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from llmdpd_jax.models.llm.layers import Dense, ModelConfig, attend, put_before, token_positions, visible
+from llmdpd_jax.models.llm.layers import Dense, ModelConfig, Packing, attend, put_before, token_positions, visible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +34,15 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 class BertBlock(nn.Module):
-    """One encoder block, [B, L, D] -> [B, L, D], in the (carry, output) form that `nn.scan` asks for."""
+    """One encoder block, [B, L, D] -> [B, L, D], in the (carry, output) form that `nn.scan` asks for.
+
+    With a packing states are [G, N, D].
+    """
 
     config: BertConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, None]:
+    def __call__(self, x: jax.Array, mask: jax.Array, packing: Packing | None) -> tuple[jax.Array, None]:
         c = self.config
         head_dim = c.width // c.num_heads
 
@@ -48,7 +51,7 @@ class BertBlock(nn.Module):
             return y.reshape(*y.shape[:-1], c.num_heads, head_dim)
 
         queries, keys, values = project("query", True), project("key", False), project("value", True)
-        attended = attend(queries, keys, values, mask, head_dim**-0.5).reshape(x.shape)
+        attended = attend(queries, keys, values, mask, head_dim**-0.5, packing).reshape(x.shape)
         x = norm(c, "attention_norm")(x + Dense(c, c.width, use_bias=True, name="output")(attended))
 
         y = gelu(Dense(c, c.mlp_width, use_bias=True, name="up")(x))
@@ -64,7 +67,13 @@ class Bert(nn.Module):
     config: BertConfig
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, mask: jax.Array | None = None, prefix: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        tokens: jax.Array,
+        mask: jax.Array | None = None,
+        prefix: jax.Array | None = None,
+        kept: jax.Array | None = None,
+    ) -> jax.Array:
         c = self.config
 
         def table(rows: int, name: str) -> nn.Embed:
@@ -77,6 +86,10 @@ class Bert(nn.Module):
         length = x.shape[1]
         x += table(c.max_length, "positions")(token_positions(length, mask))
         x += table(c.num_token_types, "token_types")(jnp.zeros((1, 1), jnp.int32))
+        packing = None
+        if kept is not None:
+            packing = Packing.of(kept, *tokens.shape, before=length - tokens.shape[1])
+            x = packing.pack(x)
         x = norm(c, "embed_norm")(x)
 
         blocks = nn.scan(
@@ -86,5 +99,5 @@ class Bert(nn.Module):
             in_axes=nn.broadcast,
             length=c.num_layers,
         )
-        x, _ = blocks(c, name="layers")(x, visible(jnp.ones((1, length, length), bool), mask))
-        return x if prefix is None else x[:, len(prefix) :]
+        x, _ = blocks(c, name="layers")(x, visible(jnp.ones((1, length, length), bool), mask), packing)
+        return x[:, length - tokens.shape[1] :] if kept is None else x[:, : kept.shape[1]]

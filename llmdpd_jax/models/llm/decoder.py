@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from llmdpd_jax.models.llm.layers import Dense, ModelConfig, attend, put_before, token_positions, visible
+from llmdpd_jax.models.llm.layers import Dense, ModelConfig, Packing, attend, put_before, token_positions, visible
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,8 @@ def norm(config: DecoderConfig, name: str) -> nn.Module:
 class Block(nn.Module):
     """One decoder block, [B, L, D] -> [B, L, D], in the (carry, output) form that `nn.scan` asks for.
 
+    With a packing states are [G, N, D], and cosines and sines are of the kept places; the mask is as without.
+
     `views` holds (cosines, sines, mask) of global layers and, if the model has a window, of local ones; `local` says
     which kind this layer is. With a mutable collection "cache" the block is given the places from `first` on, and keeps
     the keys and values of all.
@@ -110,7 +112,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, local: jax.Array, views: list[tuple], first: jax.Array | int
+        self, x: jax.Array, local: jax.Array, views: list[tuple], packing: Packing | None, first: jax.Array | int
     ) -> tuple[jax.Array, None]:
         c = self.config
         variant = VARIANTS[c.variant]
@@ -141,7 +143,7 @@ class Block(nn.Module):
             keys, values = (
                 self._remember(name, new, first, mask.shape[-1]) for name, new in (("keys", keys), ("values", values))
             )
-        attended = attend(queries, keys, values, mask, c.attention_scale)
+        attended = attend(queries, keys, values, mask, c.attention_scale, packing)
         y = Dense(c, c.width, name="output")(attended.reshape(*x.shape[:-1], -1))
         x += norm(c, "attention_post_norm")(y) if variant.post_norm else y
 
@@ -165,7 +167,8 @@ class Decoder(nn.Module):
 
     `mask` [B, L] tells real tokens from padding, left or right; states at padded places are to be ignored. Attention is
     causal, so with right padding alone no mask is needed. `prefix` [P, D] is a soft prompt put before the embedded
-    tokens, whose states are left out.
+    tokens, whose states are left out. With `kept` [G, N] (see `Packing`) only the states [G, N, D] of these places are
+    computed; all real tokens must be among them.
 
     Given piece by piece, with a mutable collection "cache", the tokens [B, L] are those of the places from `first` on,
     and `mask` [B, M] tells of all places.
@@ -179,6 +182,7 @@ class Decoder(nn.Module):
         tokens: jax.Array,
         mask: jax.Array | None = None,
         prefix: jax.Array | None = None,
+        kept: jax.Array | None = None,
         first: jax.Array | int = 0,
     ) -> jax.Array:
         c = self.config
@@ -194,21 +198,27 @@ class Decoder(nn.Module):
         key_positions = token_positions(places, mask)
         positions = jax.lax.dynamic_slice_in_dim(key_positions, first, length, axis=1)
         causal = (jnp.arange(places) <= (first + jnp.arange(length))[:, None])[None]
-        views = [(*rotation(c.rope, positions, c.head_dim), visible(causal, mask, first))]
+        masks = [visible(causal, mask, first)]
         if c.window:
             near = positions[:, :, None] - key_positions[:, None, :] < c.window
-            views.append((*rotation(c.local_rope, positions, c.head_dim), visible(causal & near, mask, first)))
+            masks.append(visible(causal & near, mask, first))
+        packing = None
+        if kept is not None:
+            packing = Packing.of(kept, *tokens.shape, before=length - tokens.shape[1])
+            x, positions = packing.pack(x), packing.pack(jnp.broadcast_to(positions, x.shape[:2]))
+        ropes = [c.rope, c.local_rope]
+        views = [(*rotation(r, positions, c.head_dim), seen) for r, seen in zip(ropes, masks, strict=False)]
 
         # Inside a scan the blocks cannot be merged with their recomputation, which is what prevent_cse is against.
         blocks = nn.scan(
             nn.remat(Block, prevent_cse=False) if c.remat else Block,
             variable_axes={"params": 0, "lora": 0, "cache": 0, "intermediates": 0},
             split_rngs={"params": True, "lora": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             length=c.num_layers,
         )
         local = jnp.array(c.local_layers or (False,) * c.num_layers)
-        x, _ = blocks(c, name="layers")(x, local, views, first)
+        x, _ = blocks(c, name="layers")(x, local, views, packing, first)
         if c.final_norm:
             x = norm(c, "norm")(x)
-        return x if prefix is None else x[:, len(prefix) :]
+        return x[:, length - tokens.shape[1] :] if kept is None else x[:, : kept.shape[1]]

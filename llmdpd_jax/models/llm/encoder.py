@@ -6,7 +6,8 @@ embeddings", Springer et al. 2024, arXiv 2402.15449). Models of the BERT family 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from bisect import bisect
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +41,7 @@ from llmdpd_jax.types import LLMInput, TextPrompt
 # Part of every encoder's identity: raise it when the same weights and settings come to give other prompts, so that
 # cached embeddings of before are not taken for those of now.
 ENCODING_VERSION = 5
-CPU_BATCH = 256  # tokens; on CPUs more gains nothing, and costs compile time and memory
+CPU_BATCH = 512  # tokens; on CPUs more gains nothing, and costs memory
 ACCELERATOR_BATCH = 16384  # tokens, if they fit; enough to keep one busy with a small model
 SEPARATOR = "\n"
 CUE = "\nIn other words, the robot has to"  # what the LLM is to go on from
@@ -196,38 +197,47 @@ class TextEncoder:
         """
         rows = NamedSharding(self._mesh, PartitionSpec("data"))
         for batch in self.batches(texts):
-            states = np.asarray(self._hidden_states(*jax.device_put((batch.tokens, batch.mask), rows)))
+            states = np.asarray(self._hidden_states(*jax.device_put((batch.tokens, batch.mask, batch.kept), rows)))
             if not np.isfinite(states).all():
                 raise UserError(f"text encoder source {self.settings.source!r}: its weights give states that are NaN")
-            for row, i, item in zip(states, batch.members, batch.inputs, strict=False):
-                yield i, TokenStates(row[item.places], item.offsets)
+            for share, packed in zip(batch.shares, states, strict=True):
+                for i, item in share.items():
+                    yield i, TokenStates(packed[item.places], item.offsets)
+                    packed = packed[len(item.tokens) :]
 
-    def _hidden_states(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
-        """States [B, L, D] of right-padded token ids [B, L], `mask` [B, L] True at real ones."""
+    def _hidden_states(self, tokens: jax.Array, mask: jax.Array, kept: jax.Array) -> jax.Array:
+        """States [G, N, D] of the places `kept` of a batch."""
         # Padding on the right is nothing to a decoder, and to see no mask is the least work.
         mask = mask if self._reads_both_ways else None
         if not self.tuning:
-            return hidden_states(self.config, self.params, tokens, mask)
+            return hidden_states(self.config, self.params, tokens, mask, kept=kept)
         tuning = jax.device_put(self.tuning, self.replicated)
-        return hidden_states(tuned_config(self.config, tuning), self.params, tokens, mask, **tuning)
+        return hidden_states(tuned_config(self.config, tuning), self.params, tokens, mask, **tuning, kept=kept)
 
     def batches(self, texts: Sequence[str]) -> Iterator["Batch"]:
         """The batches that `encode_each` feeds the LLM with, which are divided among the devices.
 
-        Texts of like length go together, the longest first. A batch is padded to one of a few lengths and, where it is
-        not full, to a power of two for each device: little is computed in vain, and few shapes are compiled.
+        Texts of like length go together, the longest first, and last those that fill what is left of the tokens that a
+        device reads at once. Lengths, numbers of rows and numbers of tokens are rounded up to a few values: little is
+        computed in vain, and few shapes are compiled.
         """
         devices = self._mesh.devices.ravel()
         inputs = self._inputs(texts)
-        order = sorted(range(len(inputs)), key=lambda i: len(inputs[i].tokens), reverse=True)
-        while order:
-            length = _padded_length(len(inputs[order[0]].tokens), self.config.max_length)
+        left = sorted(range(len(inputs)), key=lambda i: len(inputs[i].tokens))
+        total = sum(len(one.tokens) for one in inputs)
+        while left:
+            longest = len(inputs[left[-1]].tokens)
+            length = _padded_length(longest, self.config.max_length)
             budget = self.batch_tokens or _batch_tokens(self.config, length, devices[0])
-            size = len(devices) * _power_of_two(max(1, budget // length))
-            chosen, order = order[:size], order[size:]
-            share = -(-len(chosen) // len(devices))
-            members = [inputs[i] for i in chosen]
-            yield Batch(chosen, members, *_pad(members, len(devices) * _power_of_two(2 * share - 1), length))
+            # So much for each, and the devices together can take in all: few texts are divided among them, too.
+            budget = min(budget, longest + total // len(devices))
+            rows = budget // length + 2  # two more than fit in full length, as not all are so long
+            shares = [{i: inputs[i] for i in _take_share(left, inputs, budget, rows)} for _ in devices]
+            rows = min(rows, _power_of_two(2 * max(map(len, shares)) - 1))
+            padded = [_pad(share.values(), rows, length) for share in shares]
+            tokens, mask = (np.concatenate(parts) for parts in zip(*padded, strict=True))
+            total -= int(mask.sum())
+            yield Batch(shares, tokens, mask, _places(mask.reshape(len(devices), -1)))
 
     def llm_inputs(self, texts: Sequence[str]) -> LLMInput:
         """What the LLM is given of U texts (of `read`), as NumPy arrays [U, ...] padded on the right."""
@@ -316,15 +326,38 @@ class Input:
 
 @dataclass(frozen=True)
 class Batch:
-    """Texts that the LLM is fed with at once."""
+    """Texts that the LLM is fed with at once: rows [B, L], of which the G devices have B/G each."""
 
-    members: list[int]  # their positions among all texts
-    inputs: list[Input]
-    tokens: np.ndarray  # [B, L] int32, padded on the right; rows beyond the members are padding too
+    shares: list[dict[int, Input]]  # G times the texts of a device, by their positions among all texts
+    tokens: np.ndarray  # [B, L] int32, padded on the right; a device's rows beyond its texts are padding too
     mask: np.ndarray  # [B, L] bool, True at real tokens
+    kept: np.ndarray  # [G, N] int32, places of the real tokens among each device's B/G * L; then any
 
 
-def _pad(inputs: Sequence[Input], rows: int, length: int, left: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def _take_share(left: list[int], inputs: Sequence[Input], budget: int, rows: int) -> list[int]:
+    """Takes from `left`, which go from short to long, at most `rows` texts of at most `budget` tokens together.
+
+    The longest of all in any case, then one by one the longest that still fits.
+    """
+    share = []
+    while left and len(share) < rows:
+        fitting = bisect(left, budget, key=lambda i: len(inputs[i].tokens)) if share else len(left)
+        if not fitting:
+            break
+        share.append(left.pop(fitting - 1))
+        budget -= len(inputs[share[-1]].tokens)
+    return share
+
+
+def _places(mask: np.ndarray) -> np.ndarray:
+    """Places [G, N] where the rows of a mask [G, M] are True, then 0; N is rounded up as lengths are."""
+    places = np.zeros((len(mask), _padded_length(int(mask.sum(1).max()), mask.shape[1])), np.int32)
+    for row, real in zip(places, mask, strict=True):
+        row[: real.sum()] = np.flatnonzero(real)
+    return places
+
+
+def _pad(inputs: Iterable[Input], rows: int, length: int, left: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Token ids [rows, length], padded on the right or the left, and the mask that is True at real ones."""
     tokens, mask = np.zeros((rows, length), np.int32), np.zeros((rows, length), bool)
     for row, real, one in zip(tokens, mask, inputs, strict=False):
@@ -351,8 +384,9 @@ def _batch_tokens(config: ModelConfig, length: int, device: jax.Device) -> int:
     memory = device.memory_stats()  # not every backend tells
     if not memory or "bytes_limit" not in memory:
         return ACCELERATOR_BATCH
-    # What a block holds of a token at its widest: the residual stream, queries, keys and values, the MLP, scores.
-    floats = 6 * config.width + 3 * config.mlp_width + 2 * config.num_heads * length
+    # What a block holds of a token at its widest: the residual stream, queries, keys and values (packed and padded),
+    # the MLP, scores.
+    floats = 9 * config.width + 3 * config.mlp_width + 2 * config.num_heads * length
     free = memory["bytes_limit"] - memory["bytes_in_use"]
     return max(1, min(ACCELERATOR_BATCH, free // 2 // (4 * floats)))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
 
 from llmdpd_jax.errors import UserError
 
@@ -67,13 +68,56 @@ class Dense(nn.Module):
         return made.value.astype(self.config.dtype)
 
 
-def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, scale: float) -> jax.Array:
+class Packing(struct.PyTreeNode):
+    """Which places of padded texts [B, L] are computed: all but attention works on these alone, as [G, N].
+
+    The rows are G groups of B/G each, one group for each device, and places count from the start of a group.
+    """
+
+    kept: jax.Array  # [G, N], in a group's B/G * L places; some may occur more than once
+    sources: jax.Array  # [G, B/G * L], where among the N kept ones a place is found; 0 for those that are not kept
+
+    @classmethod
+    def of(cls, kept: jax.Array, rows: int, length: int, before: int = 0) -> "Packing":
+        """Keeps places `kept` [G, N] of `rows` texts of `length`, and after them all of `before` more before a text."""
+        rows //= len(kept)
+        whole = before + length
+        prefix = (whole * jnp.arange(rows)[:, None] + jnp.arange(before)).ravel()
+        kept = kept + before * (kept // length + 1)
+        kept = jnp.concatenate([kept, jnp.broadcast_to(prefix, (len(kept), prefix.size))], axis=1)
+        order = jnp.arange(kept.shape[1])
+        return cls(kept, jax.vmap(lambda one: jnp.zeros(rows * whole, jnp.int32).at[one].set(order))(kept))
+
+    def pack(self, x: jax.Array) -> jax.Array:
+        """Padded [B, L, ...] -> kept [G, N, ...]."""
+        return _take(x.reshape(len(self.kept), -1, *x.shape[2:]), self.kept)
+
+    def unpack(self, x: jax.Array, length: int) -> jax.Array:
+        """Kept [G, N, ...] -> padded [B, L, ...], with anything at places that are not kept."""
+        return _take(x, self.sources).reshape(-1, length, *x.shape[2:])
+
+
+def _take(x: jax.Array, places: jax.Array) -> jax.Array:
+    """Entries [G, M, ...] of x [G, N, ...] at places [G, M]."""
+    return jax.vmap(lambda one, at: one.at[at].get(mode="promise_in_bounds"))(x, places)
+
+
+def attend(
+    queries: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    mask: jax.Array,
+    scale: float,
+    packing: Packing | None = None,
+) -> jax.Array:
     """Softmax attention [B, L, H, d] of queries [B, L, H, d] over keys and values [B, M, K, d], H a multiple of K.
 
     Query heads h * H/K to (h + 1) * H/K - 1 share key head h (grouped queries, arXiv 2305.13245). `mask`
     [B or 1, L, M] says which keys (last axis) a query sees, at least one. Weights are computed in float32 whatever the
-    dtype.
+    dtype. With a packing all but the mask is packed.
     """
+    if packing is not None:
+        queries, keys, values = (packing.unpack(x, mask.shape[-1]) for x in (queries, keys, values))
     batch, length, heads, width = queries.shape
     groups = keys.shape[2]
     # The queries of a group are rows of one matrix: on CPUs the fastest of the forms measured.
@@ -86,7 +130,8 @@ def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Arr
     weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype).reshape(batch, groups, -1, mask.shape[-1])
     attended = jnp.einsum("bgrk,bgkd->bgrd", weights, values)
     attended = attended.reshape(batch, groups, heads // groups, length, width).transpose(0, 3, 1, 2, 4)
-    return attended.reshape(batch, length, heads, width)
+    attended = attended.reshape(batch, length, heads, width)
+    return attended if packing is None else packing.pack(attended)
 
 
 def put_before(prefix: jax.Array, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:

@@ -25,8 +25,9 @@ def hidden_states(
     mask: jax.Array | None = None,
     lora: dict | None = None,
     prefix: jax.Array | None = None,
+    kept: jax.Array | None = None,
 ) -> jax.Array:
-    """Hidden states [B, L, D], float32, of token ids [B, L] after the last block of `config`.
+    """Hidden states, float32, of token ids [B, L] after the last block of `config`: [B, L, D], or [G, N, D] of `kept`.
 
     float32 matrix products are exact float32 on every backend (accelerators would round them to fewer bits by
     default), so that embeddings cached on one machine serve on another.
@@ -39,6 +40,8 @@ def hidden_states(
             the right. States at padded places are to be ignored.
         lora: adapters as `random_lora` makes them; given exactly if the config's `lora_rank` is not 0.
         prefix: a soft prompt [P, D], read before the tokens. It stands where embedded tokens do.
+        kept: int [G, N], the rows being G groups of B/G: the places in each group's B/G * L that are computed. All real
+            tokens must be among them; places may occur twice. None: all are computed.
 
     Raises: UserError if prefix and tokens are longer than the model's context, or adapters and config do not agree.
     """
@@ -51,7 +54,7 @@ def hidden_states(
         )
     variables = {"params": params} if lora is None else {"params": params, "lora": lora}
     with jax.default_matmul_precision("highest" if config.dtype == "float32" else None):
-        return build(config).apply(variables, tokens, mask, prefix).astype(jnp.float32)
+        return build(config).apply(variables, tokens, mask, prefix, kept).astype(jnp.float32)
 
 
 @partial(jax.jit, static_argnames="config")
