@@ -1,8 +1,9 @@
 """How fast the text encoder reads descriptions, beside `transformers` on torch.
 
-The same texts in the same batches, on the same number of threads, in float32. Both sides go from token ids to the
-states of every token in host memory; the Flax side finds the ids as well. The torch side pads a batch to its longest
-text and no further, since nothing has to be compiled for it.
+The same texts in batches of as many tokens, on the same number of threads, in float32. Both sides go from token ids to
+the states of every token in host memory; the Flax side finds the ids as well. Each has the batches that suit it best:
+the torch side's hold texts of like length and are padded to the longest of them and no further, since nothing has to be
+compiled for it.
 """
 
 import importlib.util
@@ -40,13 +41,15 @@ class FlaxText:
         self.texts = texts
 
     def facts(self) -> dict:
-        """Batches as token ids and the places of a text's own tokens, FLOPs of the run, and the device."""
-        batches = [batch.inputs for batch in self.encoder.batches(self.texts)]
+        """Token ids of the texts and the places of their own tokens, sizes of batches, FLOPs, and the device."""
+        batches = list(self.encoder.batches(self.texts))
+        inputs = [item for _, item in sorted(pair for b in batches for share in b.shares for pair in share.items())]
         device = jax.devices()[0]
         return {
-            "batches": [[item.tokens for item in batch] for batch in batches],
-            "places": [[item.places for item in batch] for batch in batches],
-            "flops": matmul_flops(self.encoder.params, sum(len(item.tokens) for batch in batches for item in batch)),
+            "tokens": [item.tokens for item in inputs],
+            "places": [item.places for item in inputs],
+            "batch_tokens": max(batch.kept.size for batch in batches),
+            "flops": matmul_flops(self.encoder.params, sum(len(item.tokens) for item in inputs)),
             "platform": device.platform,
             "device": cpu_name() if device.platform == "cpu" else device.device_kind,
         }
@@ -58,7 +61,8 @@ class FlaxText:
 
     def result(self, layer: None) -> np.ndarray:
         """States [N, D] of all texts' own tokens."""
-        return np.concatenate([tokens.states for _, tokens in self.encoder.encode_each(self.texts)])
+        found = dict(self.encoder.encode_each(self.texts))
+        return np.concatenate([found[i].states for i in range(len(self.texts))])
 
     def matmul(self) -> float:
         """FLOP/s of one large matrix product."""
@@ -72,7 +76,9 @@ class FlaxText:
 class TorchText:
     """`transformers`' own model, whole or cut to its first blocks."""
 
-    def __init__(self, source: str, cut: int | None, batches: list, places: list, threads: int, device: str):
+    def __init__(
+        self, source: str, cut: int | None, tokens: list, places: list, batch_tokens: int, threads: int, device: str
+    ):
         import torch
 
         torch.set_num_threads(threads)
@@ -82,12 +88,16 @@ class TorchText:
             self.model.layers = self.model.layers[:cut]
             self.model.norm = torch.nn.Identity()
         self.batches = []
-        for batch in batches:
-            ids = torch.zeros((len(batch), max(map(len, batch))), dtype=torch.long)
+        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]), reverse=True)
+        while order:
+            longest = len(tokens[order[0]])
+            size = max(1, batch_tokens // longest)
+            members, order = order[:size], order[size:]
+            ids = torch.zeros((len(members), longest), dtype=torch.long)
             mask = torch.zeros_like(ids)
-            for row, real, tokens in zip(ids, mask, batch, strict=True):
-                row[: len(tokens)], real[: len(tokens)] = torch.tensor(tokens), 1
-            self.batches.append((ids.to(device), mask.to(device)))
+            for row, real, i in zip(ids, mask, members, strict=True):
+                row[: len(tokens[i])], real[: len(tokens[i])] = torch.tensor(tokens[i]), 1
+            self.batches.append((members, ids.to(device), mask.to(device)))
 
     def facts(self) -> dict:
         """None."""
@@ -96,18 +106,18 @@ class TorchText:
     def run(self) -> None:
         """Reads all texts."""
         with self.torch.inference_mode():
-            for ids, mask in self.batches:
+            for _, ids, mask in self.batches:
                 self.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.cpu().numpy()
 
     def result(self, layer: int | None) -> np.ndarray:
         """States [N, D] of all texts' own tokens after a block, by default those that a run gives."""
-        found = []
+        found = {}
         with self.torch.inference_mode():
-            for (ids, mask), places in zip(self.batches, self.places, strict=True):
+            for members, ids, mask in self.batches:
                 out = self.model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
                 states = out.last_hidden_state if layer is None else out.hidden_states[layer]
-                found += [row[own] for row, own in zip(states.cpu().numpy(), places, strict=True)]
-        return np.concatenate(found)
+                found |= {i: row[self.places[i]] for i, row in zip(members, states.cpu().numpy(), strict=True)}
+        return np.concatenate([found[i] for i in range(len(found))])
 
     def matmul(self) -> float:
         """FLOP/s of one large matrix product."""
@@ -183,7 +193,7 @@ def run(
         lacking = lacking_reference(source, platform)
         if not lacking:
             given = {"source": source, "threads": len(cpus), "device": "cpu" if platform == "cpu" else "cuda"}
-            given |= {name: facts["whole"][name] for name in ("batches", "places")}
+            given |= {name: facts["whole"][name] for name in ("tokens", "places", "batch_tokens")}
             workers["torch whole"] = start("transformers", TorchText, **given, cut=None)
             workers["torch cut"] = start("transformers cut", TorchText, **given, cut=layer)
             check_same(workers["whole"], workers["torch whole"])

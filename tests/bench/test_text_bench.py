@@ -42,10 +42,11 @@ def test_the_flax_side(llm):
     texts = text.bench_texts(llm, 8)
     side = text.FlaxText(llm, 2, texts)
     facts = side.facts()
-    tokens = sum(len(ids) for batch in facts["batches"] for ids in batch)
+    tokens = sum(map(len, facts["tokens"]))
     # query, key, value, output; gate, up, down: 2 layers
     assert facts["flops"] == 2 * tokens * 2 * (32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 48)
-    assert sum(len(places) for batch in facts["places"] for places in batch) == len(side.result(None))
+    assert sum(map(len, facts["places"])) == len(side.result(None))
+    assert tokens / 4 < facts["batch_tokens"] < tokens  # several batches, but not many
     assert text.FlaxText(llm, None, texts).encoder.config.num_layers == 3
 
 
@@ -87,7 +88,8 @@ def test_the_torch_side_computes_the_same(llm):
     pytest.importorskip("torch")
     texts = text.bench_texts(llm, 8)
     whole, cut = text.FlaxText(llm, None, texts), text.FlaxText(llm, 2, texts)
-    given = {name: whole.facts()[name] for name in ("batches", "places")} | {"threads": 1, "device": "cpu"}
+    given = {name: whole.facts()[name] for name in ("tokens", "places", "batch_tokens")}
+    given |= {"threads": 1, "device": "cpu"}
     torch_whole, torch_cut = text.TorchText(llm, None, **given), text.TorchText(llm, 2, **given)
     assert torch_whole.model.config._attn_implementation == "sdpa" and not torch_whole.model.training
 
