@@ -21,7 +21,7 @@ from llmdpd_jax.types import Array
 SMALLEST_ALPHA = 1e-3  # of the clean action; divided by less, rounding errors show
 
 Denoise = Callable[[Array, Array], Array]
-"""(x [..., A], t float [...] in (0, 1]) -> estimate of the clean action x0 [..., A]."""
+"""(x [..., A], t float in (0, 1] that broadcasts with [...]) -> estimate of the clean action x0 [..., A]."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,11 @@ def make_grid(schedule: Schedule, steps: int, start: float = 1.0) -> Grid:
             )
         return Grid(schedule, np.ceil(np.linspace(most, 0, steps + 1)[:-1] - 0.5) / schedule.steps)
     return Grid(schedule, np.linspace(start, 0.0, steps + 1)[:-1])
+
+
+def same_time(x: Array, t: Array) -> Array:
+    """One time [] for a whole batch x [..., A], with its axes but of size 1: a network embeds it once."""
+    return jnp.reshape(t, (1,) * (x.ndim - 1))
 
 
 # --- multistep samplers ----------------------------------------------------------------------------------------------
@@ -115,19 +120,23 @@ def multistep(
 ) -> Array:
     """From x [..., A] at the grid's first time to a clean action [..., A], one network call per step."""
     c = coefficients(grid)
-    is_random = bool(np.any(c.spread > 0.0))
-    rows = tuple(jnp.asarray(a, jnp.float32) for a in (grid.times, c.keep, c.pull, c.slope, c.spread))
+    drawn = np.flatnonzero(c.spread)  # steps that add noise; the last one never does
+    rows = tuple(jnp.asarray(a, jnp.float32) for a in (grid.times, c.keep, c.pull, c.slope))
+    noise = None
+    if len(drawn):
+        keys = jax.random.split(key, len(grid.times))[drawn]
+        added = jax.vmap(lambda key, spread: spread * jax.random.normal(key, x.shape, x.dtype))
+        spread = jnp.asarray(c.spread[drawn], jnp.float32)
+        noise = jnp.zeros((len(grid.times), *x.shape), x.dtype).at[drawn].set(added(keys, spread))
 
     def step(carry, inputs):
         x, previous = carry
-        (t, keep, pull, slope, spread), key = inputs
-        x0 = denoise(x, jnp.full(x.shape[:-1], t))
+        (t, keep, pull, slope), noise = inputs
+        x0 = denoise(x, same_time(x, t))
         x = keep * x + pull * (x0 + slope * (x0 - previous))
-        if is_random:
-            x = x + spread * jax.random.normal(key, x.shape, x.dtype)
-        return (x, x0), None
+        return (x if noise is None else x + noise, x0), None
 
-    return jax.lax.scan(step, (x, jnp.zeros_like(x)), (rows, jax.random.split(key, len(grid.times))))[0][0]
+    return jax.lax.scan(step, (x, jnp.zeros_like(x)), (rows, noise))[0][0]
 
 
 # --- two-stage samplers ----------------------------------------------------------------------------------------------
@@ -160,7 +169,7 @@ def two_stage(where: float, denoise: Denoise, grid: Grid, key: Array, x: Array) 
     rows = grid.times[:-1], middle.times, scale[:-2], middle_scale, noise[:-2], middle_noise, length, part
 
     def slope(y, t, scale, noise):
-        return (y - denoise(scale * y, jnp.full(y.shape[:-1], t))) / noise
+        return (y - denoise(scale * y, same_time(y, t))) / noise
 
     def step(y, inputs):
         t, t_middle, scale, scale_middle, noise, noise_middle, length, part = inputs
@@ -170,7 +179,7 @@ def two_stage(where: float, denoise: Denoise, grid: Grid, key: Array, x: Array) 
 
     rows = tuple(jnp.asarray(a, jnp.float32) for a in rows)
     y, _ = jax.lax.scan(step, x / jnp.float32(scale[0]), rows)
-    return denoise(jnp.float32(scale[-2]) * y, jnp.full(x.shape[:-1], jnp.float32(grid.times[-1])))
+    return denoise(jnp.float32(scale[-2]) * y, same_time(y, jnp.float32(grid.times[-1])))
 
 
 # --- by name ---------------------------------------------------------------------------------------------------------

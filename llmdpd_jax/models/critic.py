@@ -20,12 +20,15 @@ class ConditionedMLP(nn.Module):
 
     @nn.compact
     def __call__(self, observation: Array, action: Array | None, context: Array) -> Array:
-        """observation [..., O], action [..., A] or None, context [..., C] -> [..., outputs]. The context broadcasts."""
+        """observation [..., O], action [..., A] or None, context [..., C] -> [..., outputs].
+
+        The context broadcasts; one of width 0 is none.
+        """
         act = activation(self.activation)
-        hidden = nn.Dense(self.width, name="observation")(observation)
-        hidden = hidden + nn.Dense(self.width, name="context", use_bias=False)(context)
-        if action is not None:
-            hidden = hidden + nn.Dense(self.width, name="action", use_bias=False)(action)
+        inputs = observation if action is None else jnp.concatenate([observation, action], axis=-1)
+        hidden = nn.Dense(self.width, name="input")(inputs)
+        if context.shape[-1] > 0:
+            hidden = hidden + nn.Dense(self.width, name="context", use_bias=False)(context)
         for i in range(self.depth):
             if i > 0:
                 hidden = nn.Dense(self.width, name=f"hidden_{i}")(hidden)
@@ -48,10 +51,11 @@ class Critic(nn.Module):
     def __call__(self, observation: Array, action: Array, context: Array) -> Array:
         members = nn.vmap(
             ConditionedMLP,
-            in_axes=None,
+            in_axes=(0, 0, None),
             out_axes=0,
             axis_size=self.ensemble,
             variable_axes={"params": 0},
             split_rngs={"params": True},
         )(1, self.width, self.depth, self.activation, self.layer_norm, name="members")
-        return jnp.squeeze(members(observation, action, context), axis=-1)
+        seen, done = (jnp.broadcast_to(x, (self.ensemble, *x.shape)) for x in (observation, action))
+        return jnp.squeeze(members(seen, done, context), axis=-1)

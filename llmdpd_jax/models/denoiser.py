@@ -10,7 +10,7 @@ class MLPDenoiser(nn.Module):
     """Residual MLP. The context modulates every layer (FiLM, Perez et al. 2018).
 
     The context may have fewer batch axes filled than the action (size 1 broadcasts), so that transitions that share a
-    prompt share the work on it.
+    prompt share the work on it. One of width 0 is none.
     """
 
     width: int = 256
@@ -25,10 +25,14 @@ class MLPDenoiser(nn.Module):
             nn.Dense(self.width, name="action")(x)
             + nn.Dense(self.width, name="observation")(observation)
             + nn.Dense(self.width, name="step")(step_embedding(k, 16))
-            + nn.Dense(self.width, name="context")(context)
         )
+        has_context = context.shape[-1] > 0
+        if has_context:
+            hidden = hidden + nn.Dense(self.width, name="context")(context)
         for i in range(self.depth - 1):
-            scale, shift = (nn.Dense(self.width, name=f"{n}_{i}")(context) for n in ("scale", "shift"))
             update = nn.Dense(self.width, name=f"hidden_{i}")(act(hidden))
-            hidden = hidden + update * (1.0 + scale) + shift
+            if has_context:
+                scale, shift = (nn.Dense(self.width, name=f"{n}_{i}")(context) for n in ("scale", "shift"))
+                update = update * (1.0 + scale) + shift
+            hidden = hidden + update
         return nn.Dense(x.shape[-1], name="out", kernel_init=nn.initializers.zeros)(act(hidden))

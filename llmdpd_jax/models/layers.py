@@ -11,11 +11,30 @@ from llmdpd_jax.errors import UserError
 from llmdpd_jax.types import Array
 
 
+@jax.custom_jvp
 def mish(x: Array) -> Array:
-    """Mish, `x tanh(softplus(x))`, in a rational form with one exponential: several times cheaper on a CPU."""
+    """Mish, `x tanh(softplus(x))` (Misra 2020), in a rational form with one exponential.
+
+    On a CPU that is several times cheaper. Its slope needs no second exponential, which automatic differentiation would
+    not see.
+    """
+    return x * (1.0 - 2.0 * _mish_gate(x))
+
+
+def _mish_gate(x: Array) -> Array:
+    """`r = 1 / ((e^x + 1)² + 1)`; Mish is `x (1 - 2 r)`."""
     e = jnp.exp(jnp.minimum(x, 20.0))
-    n = e * (e + 2.0)
-    return x * n / (n + 2.0)
+    return 1.0 / (e * (e + 2.0) + 2.0)
+
+
+@mish.defjvp
+def _mish_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    r = _mish_gate(x)
+    open_share = 1.0 - 2.0 * r
+    # e^x (e^x + 1) r² in terms of r alone.
+    rest = r - r * r
+    return x * open_share, (open_share + 4.0 * x * (rest - r * jnp.sqrt(rest))) * dx
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "silu": nn.silu, "gelu": nn.gelu, "mish": mish}

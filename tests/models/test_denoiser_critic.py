@@ -50,9 +50,9 @@ def test_conditioned_mlp_by_hand(inputs, layer_norm):
     observation, action, _, context = (np.asarray(x) for x in inputs)
     module = ConditionedMLP(2, width=8, depth=2, activation="silu", layer_norm=layer_norm)
     params = random_params(module, observation, action, context)
-    kernel = np.concatenate([params[n]["kernel"] for n in ("observation", "action", "context")])
+    kernel = np.concatenate([params[n]["kernel"] for n in ("input", "context")])
     tiled = np.tile(context, (1, SIZE, 1))
-    hidden = np.concatenate([observation, action, tiled], -1) @ kernel + params["observation"]["bias"]
+    hidden = np.concatenate([observation, action, tiled], -1) @ kernel + params["input"]["bias"]
     for i in range(2):
         if i:
             hidden = hidden @ params["hidden_1"]["kernel"] + params["hidden_1"]["bias"]
