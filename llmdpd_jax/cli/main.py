@@ -98,6 +98,17 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0, help="of starts, prompts and noise")
     sub.add_argument("--out", type=Path, help="folder of results.json and report.html (default: the run folder)")
 
+    sub = add(sweep)
+    sub.add_argument("run", type=Path, help="run folder, or one checkpoint in it")
+    sub.add_argument("--manifest", type=Path, help="tasks.json (default: the one of the run)")
+    sub.add_argument("--samplers", nargs="+", default=["ddim", "dpm_solver", "ancestral"], metavar="NAME")
+    sub.add_argument("--steps", nargs="+", type=int, default=[1, 2, 3, 5], metavar="N", help="of each sampler")
+    sub.add_argument("--text-guidance", nargs="+", type=float, default=[1.0], metavar="W", help="weights of the text")
+    sub.add_argument("--trajectory-guidance", nargs="+", type=float, default=[1.0], metavar="W", help="... trajectory")
+    sub.add_argument("--episodes", type=int, help="per task, prompt and wording (default: the run's config)")
+    sub.add_argument("--seed", type=int, default=0, help="of starts, prompts and noise")
+    sub.add_argument("--out", type=Path, required=True, help="folder of results.json and sweep.png")
+
     sub = add(report)
     sub.add_argument("runs", type=Path, nargs="+", help="run folder; several are merged into one table")
     sub.add_argument("--out", type=Path, help="folder of the merged results (needed for several runs)")
@@ -256,6 +267,31 @@ def evaluate(options) -> None:
     write_results(out / RESULTS_FILE, results)
     write_rollouts(out / ROLLOUTS_FILE, rollouts)
     _show(out, results)
+
+
+def sweep(options) -> None:
+    """score samplers x steps x guidance weights in one compiled call; write results.json and sweep.png"""
+    from llmdpd_jax.evaluation.figures import png, sweep_picture
+    from llmdpd_jax.evaluation.results import RESULTS_FILE, write_atomically, write_results
+    from llmdpd_jax.evaluation.sweep import sweep as run
+    from llmdpd_jax.policy import load_policy
+    from llmdpd_jax.tasks.manifest import load_manifest
+
+    policy = load_policy(options.run)
+    results = run(
+        policy,
+        load_manifest(options.manifest or policy.config.data.manifest),
+        samplers=options.samplers,
+        steps=options.steps,
+        text_guidance=options.text_guidance,
+        trajectory_guidance=options.trajectory_guidance,
+        episodes=options.episodes,
+        seed=options.seed,
+    )
+    write_results(options.out / RESULTS_FILE, results)
+    write_atomically(options.out / "sweep.png", png(sweep_picture(results.rows)))
+    _show(options.out, results)
+    print(f"figure:  {options.out / 'sweep.png'}")
 
 
 def report(options) -> None:

@@ -1,17 +1,18 @@
-"""Samplers: from noise to an action, given `denoise(x, t) -> x0` and a schedule. Each is a `lax.scan`.
+"""Samplers: from noise to an action, given `denoise(x, t) -> x0` and a schedule.
 
-All have one signature, so that they are a choice by name, and visit any number of times, whatever the denoiser was
-trained on. There are two kinds. *Multistep* samplers call the denoiser once per step and combine what it says now and
-said before with coefficients known beforehand. *Two-stage* samplers call it twice per step.
+All visit any number of times, whatever the denoiser was trained on, and are linear in what the denoiser says, with
+coefficients known beforehand. So each is a *table*, a row for every call of the denoiser, and one `lax.scan` walks
+along any of them; several tables side by side are several samplers in one compiled call.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from llmdpd_jax.diffusion.process import add_noise
 from llmdpd_jax.diffusion.schedules import Schedule
@@ -71,29 +72,42 @@ def same_time(x: Array, t: Array) -> Array:
     return jnp.reshape(t, (1,) * (x.ndim - 1))
 
 
-# --- multistep samplers ----------------------------------------------------------------------------------------------
+# --- tables ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Coefficients:
-    """A step is `x <- keep x + pull (x0 + slope (x0 - previous x0)) + spread noise`. [steps] each."""
+@struct.dataclass
+class Table:
+    """What a sampler does, a row for each call of the denoiser. Arrays [calls], of NumPy or traced.
 
-    keep: np.ndarray
-    pull: np.ndarray
-    slope: np.ndarray
-    spread: np.ndarray
+    `x <- keep x + anchor a + pull x0 + previous x0' + spread noise`, where x0 is what the denoiser says now and x0'
+    what it said before; a is the x at which `renew` was last true, the start of a step of two calls.
+    """
+
+    times: Array
+    keep: Array
+    pull: Array
+    previous: Array
+    spread: Array
+    anchor: Array
+    renew: Array  # bool
 
 
-def ddim_coefficients(grid: Grid, eta: float) -> Coefficients:
+def multistep(times: np.ndarray, keep: np.ndarray, pull: np.ndarray, slope: np.ndarray, spread: np.ndarray) -> Table:
+    """One call per step: `x <- keep x + pull (x0 + slope (x0 - x0')) + spread noise`."""
+    zeros = np.zeros_like(keep)
+    return Table(times, keep, pull * (1.0 + slope), -pull * slope, spread, zeros, zeros > 0.0)
+
+
+def ddim_table(grid: Grid, eta: float = 0.0) -> Table:
     """DDIM (Song et al. 2021, eq. 12 and 16); with eta 1 the ancestral posterior of DDPM on any sequence of times."""
     alpha, sigma, alpha_next, sigma_next = grid.alphas[:-1], grid.sigmas[:-1], grid.alphas[1:], grid.sigmas[1:]
     fresh = np.maximum(1.0 - (alpha * sigma_next / (alpha_next * sigma)) ** 2, 0.0)  # share of the noise renewed
     spread = eta * sigma_next * np.sqrt(fresh)
     keep = np.sqrt(np.maximum(sigma_next**2 - spread**2, 0.0)) / sigma
-    return Coefficients(keep, alpha_next - keep * alpha, np.zeros_like(keep), spread)
+    return multistep(grid.times, keep, alpha_next - keep * alpha, np.zeros_like(keep), spread)
 
 
-def dpm_solver_coefficients(grid: Grid, stochastic: bool) -> Coefficients:
+def dpm_solver_table(grid: Grid, stochastic: bool = False) -> Table:
     """DPM-Solver++ 2M (Lu et al. 2022, arXiv 2211.01095, algorithm 2), or its SDE form (section 6).
 
     Second order in steps of the log of alpha / sigma; the first step and the last, which ends without noise, are of
@@ -106,43 +120,12 @@ def dpm_solver_coefficients(grid: Grid, stochastic: bool) -> Coefficients:
         slope = np.where(np.isfinite(step), slope, 0.0)
     decay = np.exp(-step)
     if not stochastic:
-        return Coefficients(sigma_next / sigma, alpha_next * (1.0 - decay), slope, np.zeros_like(slope))
-    return Coefficients(
-        sigma_next / sigma * decay,
-        alpha_next * (1.0 - decay**2),
-        slope,
-        sigma_next * np.sqrt(1.0 - decay**2),
-    )
+        return multistep(grid.times, sigma_next / sigma, alpha_next * (1.0 - decay), slope, np.zeros_like(slope))
+    pull, spread = alpha_next * (1.0 - decay**2), sigma_next * np.sqrt(1.0 - decay**2)
+    return multistep(grid.times, sigma_next / sigma * decay, pull, slope, spread)
 
 
-def multistep(
-    coefficients: Callable[[Grid], Coefficients], denoise: Denoise, grid: Grid, key: Array, x: Array
-) -> Array:
-    """From x [..., A] at the grid's first time to a clean action [..., A], one network call per step."""
-    c = coefficients(grid)
-    drawn = np.flatnonzero(c.spread)  # steps that add noise; the last one never does
-    rows = tuple(jnp.asarray(a, jnp.float32) for a in (grid.times, c.keep, c.pull, c.slope))
-    noise = None
-    if len(drawn):
-        keys = jax.random.split(key, len(grid.times))[drawn]
-        added = jax.vmap(lambda key, spread: spread * jax.random.normal(key, x.shape, x.dtype))
-        spread = jnp.asarray(c.spread[drawn], jnp.float32)
-        noise = jnp.zeros((len(grid.times), *x.shape), x.dtype).at[drawn].set(added(keys, spread))
-
-    def step(carry, inputs):
-        x, previous = carry
-        (t, keep, pull, slope), noise = inputs
-        x0 = denoise(x, same_time(x, t))
-        x = keep * x + pull * (x0 + slope * (x0 - previous))
-        return (x if noise is None else x + noise, x0), None
-
-    return jax.lax.scan(step, (x, jnp.zeros_like(x)), (rows, noise))[0][0]
-
-
-# --- two-stage samplers ----------------------------------------------------------------------------------------------
-
-
-def two_stage(where: float, denoise: Denoise, grid: Grid, key: Array, x: Array) -> Array:
+def two_stage_table(grid: Grid, where: float) -> Table:
     """Runge-Kutta of second order with its second stage at `where` of a step: 1 is Heun's method, 1/2 the midpoint.
 
     As in EDM (Karras et al. 2022, algorithm 1) what is integrated is y = x / alpha over the noise sigma / alpha. Where
@@ -153,7 +136,6 @@ def two_stage(where: float, denoise: Denoise, grid: Grid, key: Array, x: Array) 
     Raises:
       UserError: times between those that a denoiser was trained on are needed.
     """
-    del key
     if where < 1.0 and grid.schedule.draw == "grid":
         raise UserError("sampler: 'midpoint' visits times off a grid; train with diffusion.time_draw=continuous")
     straight = grid.alphas[0] < SMALLEST_ALPHA
@@ -165,21 +147,70 @@ def two_stage(where: float, denoise: Denoise, grid: Grid, key: Array, x: Array) 
     scale, noise = scaled(grid.alphas, grid.sigmas)
     middle = Grid(grid.schedule, grid.times[:-1] + where * np.diff(grid.times))
     middle_scale, middle_noise = (a[:-1] for a in scaled(middle.alphas, middle.sigmas))
-    length, part = np.diff(noise)[:-1], (middle_noise - noise[:-2]) / np.diff(noise)[:-1]
-    rows = grid.times[:-1], middle.times, scale[:-2], middle_scale, noise[:-2], middle_noise, length, part
+    scale, scale_next, noise, length = scale[:-2], scale[1:-1], noise[:-2], np.diff(noise)[:-1]
+    part = (middle_noise - noise) / length
 
-    def slope(y, t, scale, noise):
-        return (y - denoise(scale * y, same_time(y, t))) / noise
+    # First stage, y + part length (y - x0) / noise; then from the same y by both slopes.
+    rise, first, second = part * length / noise, length * (1.0 - 0.5 / part) / noise, 0.5 * length / part / middle_noise
+    ones, zeros = np.ones_like(rise), np.zeros_like(rise)
 
-    def step(y, inputs):
-        t, t_middle, scale, scale_middle, noise, noise_middle, length, part = inputs
-        first = slope(y, t, scale, noise)
-        second = slope(y + part * length * first, t_middle, scale_middle, noise_middle)
-        return y + length * (first + (second - first) / (2.0 * part)), None
+    def calls(of_first: np.ndarray, of_second: np.ndarray, of_last: float) -> np.ndarray:
+        return np.append(np.stack([of_first, of_second], axis=-1).ravel(), of_last)
 
-    rows = tuple(jnp.asarray(a, jnp.float32) for a in rows)
-    y, _ = jax.lax.scan(step, x / jnp.float32(scale[0]), rows)
-    return denoise(jnp.float32(scale[-2]) * y, same_time(y, jnp.float32(grid.times[-1])))
+    return Table(
+        times=calls(grid.times[:-1], middle.times, grid.times[-1]),
+        keep=calls(middle_scale / scale * (1.0 + rise), scale_next / middle_scale * second, 0.0),
+        pull=calls(-middle_scale * rise, -scale_next * second, 1.0),
+        previous=calls(zeros, -scale_next * first, 0.0),
+        spread=calls(zeros, zeros, 0.0),
+        anchor=calls(zeros, scale_next / scale * (1.0 + first), 0.0),
+        renew=calls(zeros, ones, 0.0) > 0.0,
+    )
+
+
+def stack_tables(tables: Sequence[Table]) -> Table:
+    """Tables of several samplers as one [S, calls], to be swept over by `vmap`; the shorter end with idle calls."""
+    most = max(len(table.times) for table in tables)
+
+    def stack(name: str) -> np.ndarray:
+        idle = {"times": 1.0, "keep": 1.0}.get(name, 0)
+        columns = [getattr(table, name) for table in tables]
+        return np.stack([np.pad(c, (0, most - len(c)), constant_values=idle) for c in columns])
+
+    return Table(**{field.name: stack(field.name) for field in fields(Table)})
+
+
+def walk(table: Table, denoise: Denoise, key: Array, x: Array) -> Array:
+    """From x [..., A] at a table's first time to a clean action [..., A].
+
+    What a NumPy table leaves at 0 throughout costs nothing; of a traced one nothing is known beforehand.
+    """
+    calls = len(table.times)
+    rows = {field.name: getattr(table, field.name) for field in fields(Table)}
+    static = all(isinstance(column, np.ndarray) for column in rows.values())
+    always = ("times", "keep", "pull")
+    used = {name: column for name, column in rows.items() if not static or name in always or column.any()}
+    used = {name: jnp.asarray(c, bool if name == "renew" else jnp.float32) for name, c in used.items()}
+    if "spread" in used:
+        drawn = np.flatnonzero(table.spread) if static else np.arange(calls)  # the last call never adds noise
+        draw = jax.vmap(lambda key, spread: spread * jax.random.normal(key, x.shape, x.dtype))
+        noise = draw(jax.random.split(key, calls)[drawn], used["spread"][drawn])
+        used["spread"] = jnp.zeros((calls, *x.shape), x.dtype).at[drawn].set(noise)
+
+    def step(carry, row):
+        x, previous, anchor = carry
+        x0 = denoise(x, same_time(x, row["times"]))
+        x = row["keep"] * x + row["pull"] * x0
+        if "previous" in row:
+            x = x + row["previous"] * previous
+        if "anchor" in row:
+            x = x + row["anchor"] * anchor
+            anchor = jnp.where(row["renew"], x, anchor)
+        if "spread" in row:
+            x = x + row["spread"]
+        return (x, x0, anchor), None
+
+    return jax.lax.scan(step, (x, jnp.zeros_like(x), x), used)[0][0]
 
 
 # --- by name ---------------------------------------------------------------------------------------------------------
@@ -187,21 +218,23 @@ def two_stage(where: float, denoise: Denoise, grid: Grid, key: Array, x: Array) 
 Sampler = Callable[[Denoise, Grid, Array, Array], Array]
 """(denoise, grid, key, x [..., A] at the grid's first time) -> clean action [..., A]."""
 
-
-def ddim(eta: float = 0.0) -> Sampler:
-    """DDIM, eta being the share of the ancestral noise: 0 is deterministic, 1 is ancestral."""
-    return partial(multistep, partial(ddim_coefficients, eta=eta))
-
-
 # Euler's method on the probability flow is DDIM, on any schedule: there is no sampler "euler" beside it.
-SAMPLERS: dict[str, Sampler] = {
-    "ddim": ddim(),
-    "ancestral": ddim(eta=1.0),
-    "dpm_solver": partial(multistep, partial(dpm_solver_coefficients, stochastic=False)),
-    "dpm_solver_sde": partial(multistep, partial(dpm_solver_coefficients, stochastic=True)),
-    "heun": partial(two_stage, 1.0),
-    "midpoint": partial(two_stage, 0.5),
+TABLES: dict[str, Callable[[Grid], Table]] = {
+    "ddim": ddim_table,
+    "ancestral": partial(ddim_table, eta=1.0),
+    "dpm_solver": dpm_solver_table,
+    "dpm_solver_sde": partial(dpm_solver_table, stochastic=True),
+    "heun": partial(two_stage_table, where=1.0),
+    "midpoint": partial(two_stage_table, where=0.5),
 }
+
+
+def by_table(table: Callable[[Grid], Table]) -> Sampler:
+    """The sampler that walks along the grid's table."""
+    return lambda denoise, grid, key, x: walk(table(grid), denoise, key, x)
+
+
+SAMPLERS: dict[str, Sampler] = {name: by_table(table) for name, table in TABLES.items()}
 
 
 def find_sampler(name: str) -> Sampler:

@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from llmdpd_jax.diffusion.samplers import network_calls
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.evaluation.results import PROMPTS, Row, write_atomically
 
@@ -29,6 +30,8 @@ _LOWEST_SCORE = -100.0  # marks below would squeeze the range of interest
 # Drawn in the colours of a light page; `svg` hands them over to the page's own variables.
 _INK, _LINE = "#1d2329", "#d3d9df"
 # Told apart by brightness and dashes too, and readable on white and on near-black.
+_DASHES = ("-", "--", ":", "-.")
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 _STYLES: dict[str, dict[str, object]] = {
     "none": {"color": "#8b939c", "linestyle": (0, (1, 1.2)), "linewidth": 1.5, "marker": "X"},
     "text": {"color": "#2f80d0", "linestyle": "-", "linewidth": 2.6, "marker": "o"},
@@ -230,6 +233,47 @@ def scores_picture(rows: Sequence[Row]) -> Figure:
     axes.set_xlabel(f"score (0 random policy, 100 expert{lower})", color=_INK, fontsize=9)
     handles = [Line2D([], [], label=name, **{**_STYLES[name], "linestyle": "none"}) for name in prompts]
     figure.legend(handles=handles, loc="outside upper left", ncols=4, frameon=False, labelcolor=_INK, fontsize=9)
+    return figure
+
+
+def sweep_picture(rows: Sequence[Row]) -> Figure:
+    """Mean test score against network calls per action: a panel per prompt, a line per sampler and guidance weights."""
+    prompts = [prompt for prompt in PROMPTS[1:] if any(row.prompt == prompt for row in rows)]
+    found: dict[str, dict[tuple[str, str], dict[int, list[float]]]] = {prompt: {} for prompt in prompts}
+    for row in rows:
+        if row.split == "test" and row.wording == "seen" and row.prompt in found:
+            name, _, steps = row.sampler.rpartition("-")
+            line = (name or row.sampler, ", ".join(f"{n} {w:g}" for n, w in row.guidance.items() if w != 1.0))
+            calls = network_calls(name, int(steps)) if name else 1
+            found[row.prompt].setdefault(line, {}).setdefault(calls, []).append(row.score)
+    names = list(dict.fromkeys(line for lines in found.values() for line in lines))
+    samplers = list(dict.fromkeys(sampler for sampler, _ in names))
+    weights = list(dict.fromkeys(weight for _, weight in names))
+    figure = Figure(figsize=(3.4 * len(prompts) + 1.0, 3.6), layout="constrained")
+    for axes, prompt in zip(figure.subplots(1, len(prompts), sharey=True, squeeze=False)[0], prompts, strict=True):
+        _bare(axes)
+        axes.grid(color=_LINE, linewidth=0.7)
+        for (sampler, weight), by_calls in found[prompt].items():
+            calls = sorted(by_calls)
+            axes.plot(
+                calls,
+                [np.mean(by_calls[c]) for c in calls],
+                color=f"C{samplers.index(sampler)}",
+                linestyle=_DASHES[weights.index(weight) % len(_DASHES)],
+                marker=_MARKERS[samplers.index(sampler) % len(_MARKERS)],
+                markersize=5,
+            )
+        axes.set_title(prompt, color=_INK, fontsize=10)
+        axes.set_xlabel("network calls per action", color=_INK, fontsize=9)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.axes[0].set_ylabel("score on unseen tasks", color=_INK, fontsize=9)
+    handles = [
+        Line2D([], [], color=f"C{i}", marker=_MARKERS[i % len(_MARKERS)], label=s) for i, s in enumerate(samplers)
+    ]
+    if len(weights) > 1:
+        for i, weight in enumerate(weights):
+            handles.append(Line2D([], [], color=_INK, linestyle=_DASHES[i % len(_DASHES)], label=weight or "plain"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False, labelcolor=_INK, fontsize=9)
     return figure
 
 

@@ -3,10 +3,11 @@
 import hashlib
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from llmdpd_jax.data.normalise import normalise_trajectory
 from llmdpd_jax.data.sampler import sample_prompts
 from llmdpd_jax.data.store import load_split
 from llmdpd_jax.diffusion.guidance import Guidance
-from llmdpd_jax.diffusion.samplers import find_sampler, make_grid
+from llmdpd_jax.diffusion.samplers import Sampler, find_sampler, make_grid
 from llmdpd_jax.diffusion.schedules import make_schedule
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.evaluation.figures import Rollouts
@@ -45,7 +46,9 @@ class Setting(NamedTuple):
         return self.prompt in ("trajectory", "text+trajectory")
 
 
-def make_rollout(policy: Policy, env: TaskEnv, horizon: int, sampler: str, steps: int, best_of: int = 1) -> Callable:
+def make_rollout(
+    policy: Policy, env: TaskEnv, horizon: int, sampler: str | Sampler, steps: int | None, best_of: int = 1
+) -> Callable:
     """The compiled rollout of M settings x N tasks x E episodes.
 
     Returns:
@@ -163,50 +166,74 @@ def evaluate(
     if guidance is None:
         guidance = Guidance(settings.text_guidance, settings.trajectory_guidance, settings.critic_guidance or None)
     plain = guidance == Guidance()
-    key_prompts, key_rollout = jax.random.split(jax.random.key(seed))
 
+    given = ask(policy, manifest, family, episodes, seed, progress)
+    rollout = make_rollout(policy, family.make_env(), family.horizon, sampler, steps, best_of)
+    returns, observations = jax.device_get(rollout(policy.params, None if plain else guidance, *given.arguments))
+    how = (sampler if sampler == STUDENT else f"{sampler}-{steps}") + (f", best of {best_of}" if best_of > 1 else "")
+    rows = given.rows(returns, sampler=how, guidance=weights(guidance), seed=policy.config.seed, variant=variant)
+    results = make_results(policy, manifest, rows, started)
+    return results, _test_rollouts(family, given.tasks, observations[: len(PROMPTS)])
+
+
+def weights(guidance: Guidance) -> dict[str, float]:
+    """The weights as a row of results names them."""
+    named = {"text": guidance.text, "trajectory": guidance.trajectory, "critic": guidance.critic}
+    return {name: float(weight) for name, weight in named.items() if weight is not None}
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a rollout is given: N tasks, M settings, E episodes."""
+
+    tasks: list[TaskEntry]  # test tasks first
+    settings: list[Setting]
+    arguments: tuple  # of a rollout, after the guidance
+
+    def rows(self, returns: np.ndarray, **labels: Any) -> list[Row]:
+        """Rows of results, of returns [M, N, E]."""
+        return [
+            Row.scored(
+                returns=returns[m, n],
+                random=task.reference.random,
+                expert=task.reference.expert,
+                split=task.split,
+                prompt=setting.prompt,
+                wording=setting.wording,
+                task=task.name,
+                **labels,
+            )
+            for m, setting in enumerate(self.settings)
+            for n, task in enumerate(self.tasks)
+        ]
+
+
+def ask(policy: Policy, manifest: Manifest, family: TaskFamily, episodes: int, seed: int, progress: bool) -> Given:
+    """What a policy is asked to do: all tasks, told nothing, by text (seen and held-out wordings), trajectory, both."""
+    key_prompts, key_rollout = jax.random.split(jax.random.key(seed))
     tasks = [task for split in SPLITS for task in manifest.tasks if task.split == split]
-    conditions = [Setting(prompt, "seen") for prompt in PROMPTS]
+    settings = [Setting(prompt, "seen") for prompt in PROMPTS]
     if all(task.held_out_descriptions for task in tasks):
-        conditions += [Setting(c.prompt, "held_out") for c in conditions if c.has_text]
+        settings += [Setting(s.prompt, "held_out") for s in settings if s.has_text]
     texts = {
         wording: _text_vectors(policy, [list(getattr(task, field)) for task in tasks], episodes, progress)
         for wording, field in (("seen", "descriptions"), ("held_out", "held_out_descriptions"))
-        if any(c.wording == wording for c in conditions)
+        if any(s.wording == wording for s in settings)
     }
-    rollout = make_rollout(policy, family.make_env(), family.horizon, sampler, steps, best_of)
-    weights = {"text": guidance.text, "trajectory": guidance.trajectory, "critic": guidance.critic}
-    how = (sampler if sampler == STUDENT else f"{sampler}-{steps}") + (f", best of {best_of}" if best_of > 1 else "")
-    returns, observations = jax.device_get(
-        rollout(
-            policy.params,
-            None if plain else guidance,
-            jnp.stack([texts[c.wording] for c in conditions]),
-            _trajectory_prompts(policy, manifest, episodes, key_prompts, progress),
-            jnp.array([c.has_text for c in conditions]),
-            jnp.array([c.has_trajectory for c in conditions]),
-            jnp.asarray(np.stack([family.parameter_array(t.parameters, f"{manifest.where}: {t.name}") for t in tasks])),
-            key_rollout,
-        )
+    arguments = (
+        jnp.stack([texts[s.wording] for s in settings]),
+        _trajectory_prompts(policy, manifest, episodes, key_prompts, progress),
+        jnp.array([s.has_text for s in settings]),
+        jnp.array([s.has_trajectory for s in settings]),
+        jnp.asarray(np.stack([family.parameter_array(t.parameters, f"{manifest.where}: {t.name}") for t in tasks])),
+        key_rollout,
     )
-    rows = [
-        Row.scored(
-            returns=returns[m, n],
-            random=task.reference.random,
-            expert=task.reference.expert,
-            split=task.split,
-            prompt=condition.prompt,
-            wording=condition.wording,
-            sampler=how,
-            guidance={name: float(weight) for name, weight in weights.items() if weight is not None},
-            seed=policy.config.seed,
-            task=task.name,
-            variant=variant,
-        )
-        for m, condition in enumerate(conditions)
-        for n, task in enumerate(tasks)
-    ]
-    results = Results(
+    return Given(tasks, settings, arguments)
+
+
+def make_results(policy: Policy, manifest: Manifest, rows: Sequence[Row], started: float) -> Results:
+    """The rows with what they were measured with; `started` is of `time.monotonic`."""
+    return Results(
         family=manifest.family,
         checkpoint=str(policy.checkpoint.path),
         git=_git_commit(),
@@ -215,7 +242,6 @@ def evaluate(
         wall_s=round(time.monotonic() - started, 3),
         rows=tuple(rows),
     )
-    return results, _test_rollouts(family, tasks, observations[: len(PROMPTS)])
 
 
 def _text_vectors(policy: Policy, descriptions: list[list[str]], episodes: int, progress: bool) -> Array:

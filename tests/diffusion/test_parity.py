@@ -1,5 +1,7 @@
 """Schedules and whole sampler trajectories against `diffusers`, with the same noise and the same analytic denoiser."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,7 +90,9 @@ def test_stochastic_ddim(eta, monkeypatch):
         return scheduler.step(x0, k, x, eta=eta, variance_noise=torch.tensor(next(noise)))
 
     expected = theirs(scheduler, steps, x, step)
-    found = samplers.ddim(eta)(mixture_denoiser(LINEAR), make_grid(LINEAR, steps), None, jnp.asarray(x))
+    found = samplers.by_table(partial(samplers.ddim_table, eta=eta))(
+        mixture_denoiser(LINEAR), make_grid(LINEAR, steps), None, jnp.asarray(x)
+    )
     np.testing.assert_allclose(found, expected, **TOLERANCE)
 
 

@@ -1,5 +1,6 @@
 """Samplers with the exact denoiser (posterior mean) of distributions whose samples are known."""
 
+from functools import partial
 from itertools import pairwise
 
 import jax
@@ -9,7 +10,17 @@ import pytest
 from analytic import draw_mixture, mixture_denoiser, sliced_wasserstein
 
 from llmdpd_jax.config import default_config
-from llmdpd_jax.diffusion.samplers import SAMPLERS, ddim, make_grid, network_calls, sample
+from llmdpd_jax.diffusion.samplers import (
+    SAMPLERS,
+    TABLES,
+    by_table,
+    ddim_table,
+    make_grid,
+    network_calls,
+    sample,
+    stack_tables,
+    walk,
+)
 from llmdpd_jax.diffusion.schedules import make_schedule
 from llmdpd_jax.errors import UserError
 
@@ -96,7 +107,7 @@ def test_ddim_of_a_gaussian_is_the_known_linear_map(steps):
     x = jax.random.normal(jax.random.key(3), (40, 2))
     gains, _ = gaussian_gains(grid, std, 0.0)
     expected = mean + gains.prod() * (np.asarray(x) - grid.alphas[0] * mean)
-    found = ddim()(mixture_denoiser(VP, mean, weights, std), grid, jax.random.key(0), x)
+    found = SAMPLERS["ddim"](mixture_denoiser(VP, mean, weights, std), grid, jax.random.key(0), x)
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
@@ -105,7 +116,8 @@ def test_stochastic_samples_of_a_gaussian_have_the_known_moments(eta, steps):
     mean, weights, std = ONE_GAUSSIAN
     grid, start = make_grid(VP, steps), np.array([1.5, -0.5], np.float32)
     x = jnp.broadcast_to(start, (20_000, 2))
-    x = np.asarray(ddim(eta)(mixture_denoiser(VP, mean, weights, std), grid, jax.random.key(1), x))
+    sampler = by_table(partial(ddim_table, eta=eta))
+    x = np.asarray(sampler(mixture_denoiser(VP, mean, weights, std), grid, jax.random.key(1), x))
     gains, spreads = gaussian_gains(grid, std, eta)
     offset = gains.prod() * (start - grid.alphas[0] * mean)
     variance = 0.0
@@ -207,6 +219,31 @@ def test_the_denoiser_sees_the_times_of_the_grid():
     sample("ddim", denoise, make_schedule("vp", 10), jax.random.key(0), (2, 1), 3)
     jax.effects_barrier()
     np.testing.assert_allclose(seen, [[1.0], [0.7], [0.3]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["vp", "edm", "flow"])
+def test_samplers_side_by_side_are_each_by_itself(name):
+    """One compiled call over a stack of tables, the shorter ones with idle calls."""
+    denoise, x = mixture_denoiser(EVERY[name]), jax.random.normal(jax.random.key(0), (16, 2))
+    cases = [(sampler, steps) for sampler in ("ddim", "dpm_solver", "heun", "midpoint") for steps in (1, 2, 5)]
+    tables = [TABLES[sampler](make_grid(EVERY[name], steps)) for sampler, steps in cases]
+    assert [len(table.times) for table in tables] == [network_calls(*case) for case in cases]
+    x = x * make_grid(EVERY[name], 1).sigmas[0]
+    swept = jax.jit(jax.vmap(lambda table: walk(table, denoise, jax.random.key(1), x)))(stack_tables(tables))
+    for (sampler, steps), found in zip(cases, swept, strict=True):
+        alone = SAMPLERS[sampler](denoise, make_grid(EVERY[name], steps), jax.random.key(1), x)
+        np.testing.assert_allclose(found, alone, atol=2e-5)
+
+
+def test_stochastic_samplers_side_by_side_add_the_noise_of_their_table():
+    mean, weights, std = ONE_GAUSSIAN
+    denoise, x = mixture_denoiser(VP, mean, weights, std), jax.random.normal(jax.random.key(0), (20_000, 2))
+    tables = [TABLES[sampler](make_grid(VP, steps)) for sampler, steps in (("ancestral", 3), ("dpm_solver_sde", 5))]
+    swept = jax.vmap(lambda table: walk(table, denoise, jax.random.key(1), x))(stack_tables(tables))
+    for table, found in zip(tables, swept, strict=True):
+        alone = walk(table, denoise, jax.random.key(1), x)
+        np.testing.assert_allclose(np.mean(found, 0), np.mean(alone, 0), atol=0.02)
+        np.testing.assert_allclose(np.std(found, 0), np.std(alone, 0), rtol=0.02)
 
 
 # --- noise -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,84 @@
+"""Samplers x steps x guidance weights, all in one compiled rollout: what acting costs, and what it gains."""
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+
+from llmdpd_jax.agents.diffusion_ql import STUDENT
+from llmdpd_jax.diffusion.guidance import Guidance
+from llmdpd_jax.diffusion.samplers import TABLES, find_sampler, make_grid, stack_tables, walk
+from llmdpd_jax.diffusion.schedules import make_schedule
+from llmdpd_jax.errors import UserError
+from llmdpd_jax.evaluation.results import Results
+from llmdpd_jax.evaluation.rollout import ask, evaluate, evaluation_family, make_results, make_rollout, weights
+from llmdpd_jax.policy import Policy
+from llmdpd_jax.tasks.manifest import Manifest
+
+
+def sweep(
+    policy: Policy,
+    manifest: Manifest,
+    *,
+    samplers: Sequence[str] = ("ddim", "dpm_solver", "ancestral"),
+    steps: Sequence[int] = (1, 2, 3, 5),
+    text_guidance: Sequence[float] = (1.0,),
+    trajectory_guidance: Sequence[float] = (1.0,),
+    episodes: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Results:
+    """Scores every combination on all tasks, as `evaluate` does, with the same starts, prompts and noise.
+
+    Samplers are tables of coefficients and weights are arrays, so one compiled call holds them all; every combination
+    costs as many network calls as the longest. A policy that has a student is scored with it, too.
+
+    Raises:
+      UserError: as `evaluate`; an empty list, or a sampler or number of steps that does not suit the policy.
+    """
+    started = time.monotonic()
+    family, settings = evaluation_family(manifest), policy.config.evaluation
+    episodes = settings.episodes if episodes is None else episodes
+    lists = {"samplers": samplers, "steps": steps, "text": text_guidance, "trajectory": trajectory_guidance}
+    for name, values in lists.items():
+        if not values or len(set(values)) < len(values):
+            raise UserError(f"sweep: {name} should be distinct values, at least one; found {list(values)}")
+    for name in samplers:
+        find_sampler(name)
+    diffusion = policy.config.diffusion
+    schedule = make_schedule(diffusion.schedule, diffusion.steps, diffusion.time_draw)
+    ways = list(product(samplers, steps))
+    tables = jax.tree.map(jnp.asarray, stack_tables([TABLES[name](make_grid(schedule, n)) for name, n in ways]))
+    guidances = [Guidance(*pair) for pair in product(text_guidance, trajectory_guidance)]
+    plain = guidances == [Guidance()]
+    stacked = jax.tree.map(lambda *each: jnp.array(each, jnp.float32), *guidances)
+
+    given = ask(policy, manifest, family, episodes, seed, progress)
+
+    @jax.jit
+    def returns_of(params, tables, guidances, arguments):
+        """[ways, guidances, M, N, E]."""
+
+        def one(table, guidance):
+            def sampler(denoise, grid, key, x):
+                return walk(table, denoise, key, x)
+
+            rollout = make_rollout(policy, family.make_env(), family.horizon, sampler, None)
+            return rollout(params, None if plain else guidance, *arguments)[0]
+
+        return jax.vmap(lambda table: jax.vmap(partial(one, table))(guidances))(tables)
+
+    returns = jax.device_get(returns_of(policy.params, tables, stacked, given.arguments))
+    rows = []
+    for (sampler, n), of_way in zip(ways, returns, strict=True):
+        for guidance, found in zip(guidances, of_way, strict=True):
+            rows += given.rows(found, sampler=f"{sampler}-{n}", guidance=weights(guidance), seed=policy.config.seed)
+    if STUDENT in policy.params:
+        student, _ = evaluate(
+            policy, manifest, episodes=episodes, sampler=STUDENT, guidance=Guidance(), seed=seed, progress=progress
+        )
+        rows += student.rows
+    return make_results(policy, manifest, rows, started)

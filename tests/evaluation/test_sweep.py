@@ -1,0 +1,66 @@
+"""A sweep is many evaluations in one compiled call."""
+
+import json
+
+import numpy as np
+import pytest
+
+from llmdpd_jax import load_policy
+from llmdpd_jax.cli.main import main
+from llmdpd_jax.diffusion.guidance import Guidance
+from llmdpd_jax.errors import UserError
+from llmdpd_jax.evaluation.results import group_of
+from llmdpd_jax.evaluation.rollout import evaluate
+from llmdpd_jax.evaluation.sweep import sweep
+from llmdpd_jax.tasks.manifest import load_manifest
+
+
+@pytest.fixture
+def run(world):
+    """A policy that has learned to answer different things, with a student. Trained once."""
+    out = world.folder / "swept"
+    changes = {"train__steps": 100, "train__log_every": 100, "agent__policy_improvement": "student"}
+    assert main(["train", *world.config(**changes), f"--out={out}"]) == 0
+    return out
+
+
+def test_each_combination_is_what_evaluate_gives(world, run):
+    policy, manifest = load_policy(run), load_manifest(world.manifest)
+    ways = {"samplers": ("ddim", "heun"), "steps": (1, 3), "text_guidance": (1.0, 1.5), "trajectory_guidance": (0.5,)}
+    swept = sweep(policy, manifest, **ways, episodes=2, progress=False)
+    assert len({group_of(row) for row in swept.rows if row.split == "test"}) == 6 * (4 * 2 + 1)
+    for name, steps, text in (("ddim", 3, 1.5), ("heun", 3, 1.0), ("ddim", 1, 1.0)):
+        alone, _ = evaluate(
+            policy, manifest, episodes=2, sampler=name, steps=steps, guidance=Guidance(text, 0.5), progress=False
+        )
+        found = {
+            (r.task, r.prompt, r.wording): r
+            for r in swept.rows
+            if r.sampler == f"{name}-{steps}" and r.guidance["text"] == text
+        }
+        assert len(found) == len(alone.rows)
+        for row in alone.rows:
+            same = found[row.task, row.prompt, row.wording]
+            assert same.guidance == row.guidance and same.split == row.split
+            np.testing.assert_allclose(same.returns, row.returns, rtol=1e-3, atol=1e-3)
+
+
+def test_from_the_command_line(world, run, tmp_path, capsys):
+    out = tmp_path / "sweep"
+    assert main(["sweep", str(run), "--steps", "1", "3", "--samplers", "ddim", "--episodes=1", f"--out={out}"]) == 0
+    assert "sweep.png" in capsys.readouterr().out
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    assert {row["sampler"] for row in rows} == {"ddim-1", "ddim-3", "student"}
+    assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_does_not_suit_the_policy(world, run):
+    policy, manifest = load_policy(run), load_manifest(world.manifest)
+    with pytest.raises(UserError, match="steps should be distinct values"):
+        sweep(policy, manifest, steps=(3, 3))
+    with pytest.raises(UserError, match="sampler: 'dimm' is unknown"):
+        sweep(policy, manifest, samplers=("dimm",))
+    with pytest.raises(UserError, match="9 is out of range"):
+        sweep(policy, manifest, steps=(9,))
+    with pytest.raises(UserError, match="'midpoint' visits times off a grid"):
+        sweep(policy, manifest, samplers=("midpoint",))
