@@ -1,4 +1,5 @@
-"""The point_robot results of the README: the method over seeds, beside the true goal, no prompt and poorer data.
+"""The point_robot results of the README: the method over seeds and its one-step students, beside the true goal, no
+prompt and poorer data.
 
     python experiments/point_robot/run.py --out=runs/point_robot --seeds 0 1 2 --ablation-seeds 0 --jobs=2
 
@@ -81,6 +82,15 @@ def train_and_evaluate(variant: str, seed: int, data: str, overrides: list[str],
     return folder
 
 
+def distill(seed: int, out: Path) -> Path:
+    """Distils the method's policy into a student that acts in one network call; returns its run folder."""
+    folder = out / f"student-{seed}"
+    llmdpd("distill", str(out / f"method-{seed}"), f"--out={folder}", f"--seed={seed}")
+    if not (ROOT / folder / RESULTS_FILE).exists():
+        llmdpd("evaluate", str(folder), "--variant=student")
+    return folder
+
+
 def side_by_side(jobs: int, run: Callable[..., Path], plan: list[tuple]) -> tuple[list[Path], Results]:
     """Runs every entry of the plan, `jobs` at a time; returns the run folders and all their rows."""
     if jobs > 1:
@@ -123,6 +133,8 @@ def main() -> None:
     for quality in dict.fromkeys(quality for _, _, quality in plan):
         collect(quality)
     folders, results = side_by_side(options.jobs, partial(run, out=options.out), plan)
+    _, students = side_by_side(options.jobs, partial(distill, out=options.out), [(seed,) for seed in options.seeds])
+    results = merge_results([results, students])
     write_results(HERE / RESULTS_FILE, results)
     picture = all_tasks_picture(load_rollouts(ROOT / folders[0] / ROLLOUTS_FILE))
     (ROOT / "docs" / "trajectories.png").write_bytes(png(picture))
