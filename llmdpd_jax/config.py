@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from llmdpd_jax.agents.diffusion_ql import POLICY_IMPROVEMENTS, STUDENT
-from llmdpd_jax.diffusion.process import LOSS_WEIGHTS, PARAMETERISATIONS
+from llmdpd_jax.diffusion.process import BOUNDS, LOSS_WEIGHTS, PARAMETERISATIONS
 from llmdpd_jax.diffusion.samplers import SAMPLERS
 from llmdpd_jax.diffusion.schedules import SCHEDULES, TIME_DRAWS, make_schedule
 from llmdpd_jax.errors import UserError
@@ -68,6 +68,7 @@ def default_config() -> ml_collections.ConfigDict:
     diffusion.steps = 5  # K, diffusion steps (Diffusion-QL: 5)
     diffusion.time_draw = "grid"  # of times to train on: grid (K of them), continuous or log_normal (for any sampler)
     diffusion.parameterisation = "x0"  # what the denoiser predicts: noise, x0, velocity, flow (EDP: x0)
+    diffusion.bounds = "clip"  # how clean actions are kept within [-1, 1]: clip, or scale (keeps their direction)
     diffusion.loss_weights = "uniform"  # of the denoising loss over times: uniform, min_snr, edm
 
     config.agent = agent = ml_collections.ConfigDict()
@@ -193,6 +194,7 @@ _CHOICES = {
     "diffusion.schedule": SCHEDULES,
     "diffusion.time_draw": TIME_DRAWS,
     "diffusion.parameterisation": PARAMETERISATIONS,
+    "diffusion.bounds": BOUNDS,
     "diffusion.loss_weights": LOSS_WEIGHTS,
     "agent.policy_improvement": POLICY_IMPROVEMENTS,
     "evaluation.sampler": ("auto", *SAMPLERS, STUDENT),

@@ -20,6 +20,8 @@ from llmdpd_jax import Policy, load_policy
 from llmdpd_jax.cli.main import main
 from llmdpd_jax.tasks.manifest import load_manifest, save_manifest
 
+jax.config.update("jax_enable_compilation_cache", False)  # commands would fill the user's
+
 BOX = gym.spaces.Box(-1, 1, (2,), np.float32)
 OBSERVATION = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
 REPOSITORY = Path(__file__).parent.parent
@@ -120,6 +122,7 @@ def made_world(tmp_path_factory) -> World:
 def inside(world: World):
     """The process's data sets, caches and compilations are in the world's folder."""
     options = {
+        "jax_enable_compilation_cache": True,
         "jax_compilation_cache_dir": str(world.folder / "compiled"),
         "jax_persistent_cache_min_compile_time_secs": 0,
         "jax_disable_most_optimizations": True,

@@ -135,10 +135,9 @@ class TorchDiffusionQL:
             fill(layer, [f"param/denoiser/hidden_{i}"])
         fill(self.denoiser.out, ["param/denoiser/out"])
         for member, critic in enumerate(self.critics):
-            fill(critic.layers[0], [f"param/critic/members/{name}" for name in ("observation", "action")], member)
-            for i, layer in enumerate(critic.layers[1:], 1):
-                fill(layer, [f"param/critic/members/hidden_{i}"], member)
-            fill(critic.out, ["param/critic/members/out"], member)
+            names = ["input", *[f"hidden_{i}" for i in range(1, len(critic.layers))], "out"]
+            for layer, name in zip([*critic.layers, critic.out], names, strict=True):
+                fill(layer, [f"param/critic/members/{name}"], member)
 
     # --- the method --------------------------------------------------------------------------------------------------
     def predict(self, denoiser: nn.Module, x: Tensor, k: Tensor, observation: Tensor) -> Tensor:
@@ -238,19 +237,12 @@ class TorchDiffusionQL:
         loss.backward()
         found = [loss.detach().reshape(1)]
 
-        def add(layers: list[nn.Linear], sizes: list[int] | None = None) -> None:
-            """A layer of each member, cut where the Flax network has several layers."""
-            kernels = torch.stack([layer.weight.grad.T for layer in layers])
-            found.extend(kernels.split(sizes, dim=1) if sizes else [kernels])
-
+        # The Flax denoiser has a layer for each of its inputs, and its critics' layers are stacked.
         observation_size, action_size = self.data["observations"].shape[-1], self.data["actions"].shape[-1]
-        add([self.denoiser.first], [action_size, observation_size, 16])
-        for layer in (*self.denoiser.hidden, self.denoiser.out):
-            add([layer])
-        add([critic.layers[0] for critic in self.critics], [observation_size, action_size])
-        for i in range(1, len(self.critics[0].layers)):
-            add([critic.layers[i] for critic in self.critics])
-        add([critic.out for critic in self.critics])
+        found += self.denoiser.first.weight.grad.T.split([action_size, observation_size, 16])
+        found += [layer.weight.grad.T for layer in (*self.denoiser.hidden, self.denoiser.out)]
+        for layers in zip(*([*critic.layers, critic.out] for critic in self.critics), strict=True):
+            found.append(torch.stack([layer.weight.grad.T for layer in layers]))
         self.optimiser.zero_grad(set_to_none=True)
         return torch.cat([part.reshape(-1) for part in found]).cpu().numpy()
 

@@ -109,15 +109,15 @@ def make_diffusion_ql(config: ml_collections.ConfigDict, observation_size: int, 
 
     # --- the denoiser as a sampler sees it ---------------------------------------------------------------------------
     def predict(params: dict, x: Array, t: Array, observation: Array, context: Array) -> tuple[Array, Array]:
-        """The denoiser's raw output and the clean action it stands for, clipped to the action bounds. [..., A] each."""
+        """The denoiser's raw output and the clean action it stands for, within the action bounds. [..., A] each."""
         seen = process.network_input(schedule, x, t)
         output = denoiser.apply({"params": params}, seen, t * schedule.steps, observation, context)
         x0 = process.to_x0(diffusion.parameterisation, schedule, output, x, t)
-        return output, jnp.clip(x0, -1.0, 1.0)
+        return output, process.within_bounds(diffusion.bounds, x0)
 
     def ask_student(params: dict, noise: Array, observation: Array, context: Array) -> Array:
         """What the student makes of noise [..., A] in one call: actions [..., A], before they are clipped."""
-        k = jnp.full(noise.shape[:-1], float(schedule.steps))
+        k = jnp.full((1,) * (noise.ndim - 1), float(schedule.steps))
         return student.apply({"params": params}, noise, k, observation, context)
 
     def sample_actions(
@@ -198,14 +198,15 @@ def make_diffusion_ql(config: ml_collections.ConfigDict, observation_size: int, 
             # Logged actions are cloned the more, the better the critic thinks of them than of their like (IDQL, arXiv
             # 2304.10573; IQL, arXiv 2110.06169, eq. 5 and 7). No action is ever asked for that was not logged.
             q = stop(critic.apply({"params": state.target_critic}, observations, actions, context).min(axis=0))
-            both = jnp.stack([observations, batch.next_observations])
-            v = state_value.apply({"params": params["value"]}, both, None, stop(context))[..., 0]
-            gap = q - v[0]
+            v, following = (
+                state_value.apply({"params": params["value"]}, seen, None, stop(context))[..., 0]
+                for seen in (observations, stop(batch.next_observations))
+            )
+            gap = q - v
             imitation = jnp.mean(jnp.where(gap > 0, agent.expectile, 1.0 - agent.expectile) * gap**2)  # of v
             advantage = stop(gap / jnp.maximum(jnp.mean(jnp.abs(gap)), SMALLEST_ADVANTAGE))
             preference = jnp.minimum(jnp.exp(agent.advantage_weight * advantage), MOST_WEIGHT)
             policy_loss = jnp.mean(preference * errors)
-            following = v[1]
 
         # Critic: one-step temporal difference.
         target_value = stop(batch.rewards + agent.discount * (1.0 - batch.terminations) * following)
@@ -258,12 +259,13 @@ def make_diffusion_ql(config: ml_collections.ConfigDict, observation_size: int, 
             """Clean actions [..., A] by a network of (observation, context), at noise sigma [...]."""
             if guidance is None:
                 return network(observation, context.full)
-            x0 = jnp.clip(combine(guidance, *network(observation[None], contexts)), -1.0, 1.0)
+            x0 = within(combine(guidance, *network(observation[None], contexts)))
             if guidance.critic is None:
                 return x0
             gradient = jax.grad(lambda x0: jnp.sum(values(params, observation, x0, context).mean(axis=0)))(x0)
-            return jnp.clip(follow(guidance.critic, sigma, x0, gradient), -1.0, 1.0)
+            return within(follow(guidance.critic, sigma, x0, gradient))
 
+        within = partial(process.within_bounds, diffusion.bounds)
         if sampler == STUDENT:
             if "student" not in params:
                 raise UserError(

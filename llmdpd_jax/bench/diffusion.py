@@ -6,7 +6,9 @@ those of this library's configs. Both sides start from the same parameters, and 
 the same loss and gradients for the same batch and random numbers.
 """
 
+import importlib
 import importlib.util
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -174,15 +176,13 @@ class FlaxDiffusionQL:
     def result(self, layer: None) -> np.ndarray:
         """The loss and its gradients by all weight matrices."""
         state = self.state
-        gradient = jax.value_and_grad(self.core.loss, has_aux=True)
+        gradient = jax.jit(jax.value_and_grad(self.core.loss, has_aux=True))
         (loss, _), grads = gradient(state.params, state, self.batch, no_context(BATCH), jax.random.key(0))
         depth = self.config.model.depth
-        hidden = [f"hidden_{i}" for i in range(depth - 1)]
-        members = grads["critic"]["members"]
-        layers = [grads["denoiser"][name] for name in ("action", "observation", "step", *hidden, "out")]
-        layers += [
-            members[name] for name in ("observation", "action", *[f"hidden_{i}" for i in range(1, depth)], "out")
-        ]
+        denoiser, members = grads["denoiser"], grads["critic"]["members"]
+        hidden = [f"hidden_{i}" for i in range(depth)]
+        layers = [denoiser[name] for name in ("action", "observation", "step", *hidden[:-1], "out")]
+        layers += [members[name] for name in ("input", *hidden[1:], "out")]
         return np.concatenate([np.ravel(loss), *[np.ravel(layer["kernel"]) for layer in layers]])
 
     def matmul(self) -> float:
@@ -195,36 +195,44 @@ def necessary_flops(params: dict, config: ml_collections.ConfigDict) -> dict[str
 
     "update" of one gradient step, "chain" of drawing an action in as many steps as the denoiser is trained on,
     "student" of the student's one call. A backward pass is two products per layer, one for the weights and one for what
-    lies before; gradients that nobody needs are not counted.
+    lies before, and only where somebody needs them: nobody needs the gradient of a logged action.
     """
 
-    def size(network: str) -> float:
-        leaves = flatten_dict(params[network]).items()
-        return 2.0 * sum(leaf.size for path, leaf in leaves if path[-1] == "kernel")
+    def size(network: str, layer: str = "") -> float:
+        leaves = flatten_dict(params.get(network, {})).items()
+        return 2.0 * sum(leaf.size for path, leaf in leaves if path[-1] == "kernel" and layer in ("", *path))
 
     improvement, steps = config.agent.policy_improvement, config.diffusion.steps
-    denoiser, critics = size("denoiser"), size("critic")
-    one_critic = critics / config.model.critic_ensemble
-    through_critic = 2 * one_critic  # Q of an action and its gradient by the action
-    cloning, temporal_difference, next_value = 3 * denoiser, 3 * critics, critics
-    chain = steps * denoiser
-    next_action = config.agent.target_sampling_steps * denoiser
-    student = size("student") if improvement == "student" else 0.0
+
+    def learned(network: str, *first: str) -> float:
+        """Forward and backward, from inputs that need no gradient through the layers named."""
+        return 3 * size(network) - sum(size(network, layer) for layer in first)
+
+    first = "action", "observation", "step"
+    # In a chain all rows are at one step, which is embedded once.
+    call = size("denoiser") - size("denoiser", "step")
+    chain, next_action = steps * call, config.agent.target_sampling_steps * call
+    critic = size("critic") / config.model.critic_ensemble
+    of_observation = size("critic", "input") / config.model.critic_ensemble * OBSERVATION / (OBSERVATION + ACTION)
+    through_critic = 2 * critic - of_observation  # Q of an action and its gradient by the action
+    student = size(STUDENT) - size(STUDENT, "step")
+    student_learned = 3 * student - size(STUDENT, "action") - size(STUDENT, "observation")
+    cloning = learned("denoiser", *first)
+    chain_learned = 3 * chain - steps * size("denoiser", "observation") - size("denoiser", "action")
     parts = {
-        "one_step": cloning + next_action + through_critic,
-        "full_chain": cloning + 3 * chain + next_action + through_critic,
-        "student": cloning + chain + 3 * student + student + through_critic,
+        "one_step": next_action + through_critic + size("critic"),
+        "full_chain": chain_learned + next_action + through_critic + size("critic"),
+        "student": chain + student_learned + through_critic + student + size("critic"),
+        "weighted": learned("value", "input") + size("value") + size("critic"),
     }
-    return {"update": parts[improvement] + temporal_difference + next_value, "chain": chain, "student": student}
+    update = cloning + learned("critic", "input") + parts[improvement]
+    return {"update": update, "chain": chain, "student": student}
 
 
 def reference_side() -> tuple[type | None, str]:
     """The torch side, or why there is none and what to do about it."""
-    try:
-        found = importlib.util.find_spec(REFERENCE)
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
+    root = Path(__file__).parents[2]
+    if not (root / Path(*REFERENCE.split("."))).with_suffix(".py").exists():
         return None, "no reference: experiments/benchmarks is not beside the package; run from a checkout"
     if importlib.util.find_spec("torch") is None:
         return None, f"no reference: torch not installed; {INSTALL_TORCH}"
@@ -232,6 +240,8 @@ def reference_side() -> tuple[type | None, str]:
 
     platform = jax.devices()[0].platform
     if platform == "cpu" or (platform == "gpu" and torch.cuda.is_available()):
+        if str(root) not in sys.path:  # as the workers have it, whatever folder this was started in
+            sys.path.append(str(root))
         return importlib.import_module(REFERENCE).TorchDiffusionQL, ""
     return None, f"no reference: JAX uses a {platform} and torch cannot; JAX_PLATFORMS=cpu compares both on the CPU"
 

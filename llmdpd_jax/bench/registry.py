@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from llmdpd_jax.bench import diffusion, text
+from llmdpd_jax.bench import cost, diffusion, text
 from llmdpd_jax.bench.machine import choose_cpus
 from llmdpd_jax.bench.rows import Report
 from llmdpd_jax.errors import UserError
@@ -25,6 +25,7 @@ class Settings:
 BENCHMARKS: dict[str, Callable[[Settings], Report]] = {
     "train": lambda settings: diffusion.run_train(choose_cpus(settings.threads), settings.repeats),
     "sample": lambda settings: diffusion.run_sample(choose_cpus(settings.threads), settings.repeats),
+    "step-cost": lambda settings: cost.run_step_cost(),
     "text": lambda settings: text.run(settings.source, choose_cpus(settings.threads), settings.repeats),
 }
 

@@ -21,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     options.overrides = overrides
     try:
+        if options.command in (collect, embed, train, distill, evaluate, sweep):
+            keep_compiled()
         return options.command(options) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -28,6 +30,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(str(stop) or "stopped", file=sys.stderr)
         return 130
+
+
+def keep_compiled() -> None:
+    """Has JAX keep what it compiles beside the weights, for the next start, unless it was told where to or not to."""
+    import jax
+
+    from llmdpd_jax.models.llm.weights import cache_folder
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -114,7 +126,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, help="folder of the merged results (needed for several runs)")
 
     sub = add(bench)
-    sub.add_argument("name", help="what to measure: train, sample, text")
+    sub.add_argument("name", help="what to measure: train, sample, step-cost, text")
     sub.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to FILE")
     sub.add_argument("--threads", type=int, help="CPUs each side may use (default: all of this process)")
     sub.add_argument("--repeats", type=int, default=5, help="turns of each side; medians count (default: %(default)s)")

@@ -7,6 +7,7 @@ from llmdpd_jax.diffusion.schedules import EDM_RHO, EDM_SIGMAS, Schedule
 from llmdpd_jax.types import Array
 
 PARAMETERISATIONS = ("noise", "x0", "velocity", "flow")
+BOUNDS = ("clip", "scale")
 LOSS_WEIGHTS = ("uniform", "min_snr", "edm")
 MIN_SNR_GAMMA = 5.0
 LOG_NORMAL = -1.2, 1.2  # mean and deviation of log sigma (EDM, table 1)
@@ -92,6 +93,17 @@ def to_x0(parameterisation: str, schedule: Schedule, output: Array, x: Array, t:
         return (x - sigma * output) / (alpha + sigma)
     cos, sin = _unit(schedule, alpha, sigma)
     return cos * network_input(schedule, x, t) - sin * output
+
+
+def within_bounds(bounds: str, x0: Array) -> Array:
+    """A clean action [..., A] within [-1, 1]: what lies outside is cut off ("clip"), or all of it shrinks ("scale").
+
+    "scale" keeps an action's direction where guidance exaggerates it: dynamic thresholding (Saharia et al. 2022, arXiv
+    2205.11487, section 2.3) with the largest entry for the threshold.
+    """
+    if bounds == "clip":
+        return jnp.clip(x0, -1.0, 1.0)
+    return x0 / jnp.maximum(1.0, jnp.max(jnp.abs(x0), axis=-1, keepdims=True))
 
 
 def to_noise(schedule: Schedule, x0: Array, x: Array, t: Array) -> Array:

@@ -61,6 +61,7 @@ def tasks_json(path, datasets, descriptions=("go to (0.1, 0.2)",), splits=None):
         ("--config.diffusion.schedule=edm", ["diffusion.time_draw", "'grid'", "'log_normal'"]),
         ("--config.evaluation.sampler=student", ["evaluation.sampler", "agent.policy_improvement='student'"]),
         ("--config.train.distill_from=runs/x", ["train.distill_from", "agent.policy_improvement='student'"]),
+        ("--config.diffusion.bounds=clamp", ["diffusion.bounds", "'clamp'", "did you mean 'clip'", "scale"]),
         ("--config.evaluation.sampler=dimm", ["evaluation.sampler", "'dimm'", "did you mean 'ddim'"]),
         ("--config.model.critic_activation=tanh", ["model.critic_activation", "'tanh'", "mish"]),
         ("--config.agent.policy_improvement=two_step", ["agent.policy_improvement", "one_step"]),

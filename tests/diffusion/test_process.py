@@ -143,3 +143,9 @@ def test_uniform_weights():
 @pytest.mark.parametrize("parameterisation", ["x0", "velocity", "flow"])
 def test_weights_are_finite_at_the_end_of_the_straight_path(parameterisation, weights):
     assert np.isfinite(process.loss_weight(weights, parameterisation, FLOW, jnp.array([1.0])))
+
+
+def test_bounds_by_hand():
+    x0 = jnp.array([[2.0, -0.5], [0.3, -0.9], [-4.0, 1.0]])
+    np.testing.assert_allclose(process.within_bounds("clip", x0), [[1.0, -0.5], [0.3, -0.9], [-1.0, 1.0]])
+    np.testing.assert_allclose(process.within_bounds("scale", x0), [[1.0, -0.25], [0.3, -0.9], [-1.0, 0.25]])
