@@ -1,10 +1,26 @@
 """The critic, an ensemble of action values, and the MLP that it and the agent's predictions are made of."""
 
+from collections.abc import Sequence
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from llmdpd_jax.models.layers import activation
 from llmdpd_jax.types import Array
+
+
+def each_by_itself(sizes: Sequence[int]) -> nn.initializers.Initializer:
+    """Initial kernel [sum of sizes, width] of a layer that reads several inputs as if each had a layer of its own."""
+
+    def start(key: Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> Array:
+        keys = jax.random.split(key, len(sizes))
+        parts = [
+            nn.initializers.lecun_normal()(k, (size, shape[1]), dtype) for k, size in zip(keys, sizes, strict=True)
+        ]
+        return jnp.concatenate(parts)
+
+    return start
 
 
 class ConditionedMLP(nn.Module):
@@ -25,8 +41,9 @@ class ConditionedMLP(nn.Module):
         The context broadcasts; one of width 0 is none.
         """
         act = activation(self.activation)
-        inputs = observation if action is None else jnp.concatenate([observation, action], axis=-1)
-        hidden = nn.Dense(self.width, name="input")(inputs)
+        inputs = [observation] if action is None else [observation, action]
+        start = each_by_itself([x.shape[-1] for x in inputs])
+        hidden = nn.Dense(self.width, name="input", kernel_init=start)(jnp.concatenate(inputs, axis=-1))
         if context.shape[-1] > 0:
             hidden = hidden + nn.Dense(self.width, name="context", use_bias=False)(context)
         for i in range(self.depth):

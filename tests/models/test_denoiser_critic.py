@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from networks import random_params, randomise
 
-from llmdpd_jax.models.critic import ConditionedMLP, Critic
+from llmdpd_jax.models.critic import ConditionedMLP, Critic, each_by_itself
 from llmdpd_jax.models.denoiser import MLPDenoiser
 from llmdpd_jax.models.layers import step_embedding
 
@@ -93,3 +93,10 @@ def test_denoiser_by_hand(inputs):
     hidden = hidden + update * (1.0 + dense("scale_0", context)) + dense("shift_0", context)
     expected = dense("out", np.maximum(hidden, 0.0))
     np.testing.assert_allclose(module.apply({"params": params}, action, k, observation, context), expected, atol=1e-4)
+
+
+def test_inputs_start_as_if_each_had_a_layer_of_its_own():
+    """A small input beside a large one has its own scale: the variance of its rows is one over its size."""
+    kernel = each_by_itself([4, 100])(jax.random.key(0), (104, 2000))
+    np.testing.assert_allclose(kernel[:4].var(), 1 / 4, rtol=0.05)
+    np.testing.assert_allclose(kernel[4:].var(), 1 / 100, rtol=0.05)
