@@ -73,6 +73,7 @@ def default_config() -> ml_collections.ConfigDict:
 
     config.agent = agent = ml_collections.ConfigDict()
     agent.policy_improvement = "one_step"  # one_step (EDP), full_chain (Diffusion-QL), weighted (IDQL), student (FQL)
+    agent.chunk = 1  # actions that the policy plans, and critics value, as one (Q-chunking: 5)
     agent.text_dropout = 0.3  # probability that a group trains without its text prompt
     agent.trajectory_dropout = 0.3  # probability that a group trains without its trajectory prompt
     agent.prompt_step_dropout = 0.3  # probability that a step of the trajectory prompt is left out in training
@@ -109,6 +110,7 @@ def default_config() -> ml_collections.ConfigDict:
     evaluation.sampler = "auto"  # ddim, ancestral, dpm_solver, dpm_solver_sde, heun, midpoint; student; auto: the
     # student if there is one, else ddim
     evaluation.steps = 5  # network calls per action
+    evaluation.execute = 0  # actions of a chunk that are carried out before the policy is asked again; 0 is all of them
     evaluation.best_of = 1  # actions drawn, of which the critics choose one
     evaluation.text_guidance = 1.0  # weight of the text prompt: 1 plain, 0 ignored, above 1 exaggerated
     evaluation.trajectory_guidance = 1.0
@@ -207,7 +209,7 @@ _RANGES = {
             *("model.context_width", "model.width", "model.depth", "model.critic_ensemble", "model.model_width"),
             "model.number_slots",
             *("diffusion.steps", "agent.target_sampling_steps", "evaluation.steps", "evaluation.episodes"),
-            "evaluation.best_of",
+            *("evaluation.best_of", "agent.chunk"),
             *("train.steps", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints"),
         ),
         (1, math.inf),
@@ -255,6 +257,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
                 f"{name}: {config[section][field]} is more than diffusion.steps ({config.diffusion.steps}), "
                 "the steps that the denoiser is trained on"
             )
+    if config.evaluation.execute > config.agent.chunk:
+        raise UserError(
+            f"evaluation.execute: {config.evaluation.execute} is more than agent.chunk ({config.agent.chunk}), the "
+            "number of actions that the policy plans at once"
+        )
     make_schedule(config.diffusion.schedule, config.diffusion.steps, config.diffusion.time_draw)
     if config.diffusion.schedule == "flow" and config.diffusion.parameterisation == "noise":
         raise UserError(

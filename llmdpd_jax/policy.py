@@ -49,6 +49,7 @@ class Policy:
         self.config = checkpoint.config
         self.observation_size: int = checkpoint.metadata["observation_size"]
         self.action_size: int = checkpoint.metadata["action_size"]
+        self.chunk: int = checkpoint.config.agent.chunk  # actions that it plans at once
 
     @property
     def params(self) -> dict:
@@ -163,7 +164,8 @@ class Policy:
         best_of: int | None = None,
         warm_start: tuple[Array, float] | None = None,
     ) -> Array:
-        """Actions [..., A] in the environment's units for observations [..., O].
+        """Actions [..., A] in the environment's units for observations [..., O]; of a policy that plans chunks of H
+        actions (`chunk`, from `agent.chunk`), chunks [..., H, A].
 
         Args:
           context: from `prompt`; its batch axes broadcast with the observation's.
@@ -174,8 +176,8 @@ class Policy:
             `evaluation.sampler`.
           steps: of the sampler; None takes the config's `evaluation.steps`.
           best_of: draw as many actions and take the one the critics value most; None takes `evaluation.best_of`.
-          warm_start: actions [..., A] to start from, such as the previous ones, and the time in (0, 1) they are noised
-            to: the earlier, the closer the new action is, and the fewer steps it needs.
+          warm_start: actions [..., A] or chunks [..., H, A] to start from, such as the previous ones, and the time in
+            (0, 1) they are noised to: the earlier, the closer the new action is, and the fewer steps it needs.
 
         Raises:
           UserError: an observation of the wrong size, an unknown sampler or prompt, or steps that the policy was not
@@ -216,7 +218,7 @@ class Policy:
         """The pure function behind `act`, for use inside jit, vmap and scan.
 
         `(params, observation, context, key, guidance, previous, *, sampler, steps, best_of, start) -> action`, with
-        `params` of this policy. `previous` and `start` are the parts of a warm start.
+        `params` of this policy. `previous` and `start` are the parts of a warm start. Actions as those of `act`.
         """
         agent, statistics = self.checkpoint.agent, self.checkpoint.statistics
 
@@ -226,39 +228,80 @@ class Policy:
             batch = jnp.broadcast_shapes(observation.shape[:-1], context.full.shape[:-1])
             observation = jnp.broadcast_to(observation, (*batch, observation.shape[-1]))
             observation = normalise_observation(statistics, observation)
-            warm_start = None if previous is None else (normalise_action(statistics, previous), start)
+            warm_start = None if previous is None else (normalise_action(statistics, self._flat(previous)), start)
             action = agent.act(params, observation, context, key, sampler, steps, guidance, best_of, warm_start)
-            return denormalise_action(statistics, action)
+            action = denormalise_action(statistics, action)
+            return action if self.chunk == 1 else action.reshape(*batch, self.chunk, self.action_size)
 
         return act
 
+    def _flat(self, action: Array) -> Array:
+        """Actions as the networks know them: chunks [..., H, A] -> [..., H * A], single ones [..., A] as they are."""
+        return action if self.chunk == 1 else action.reshape(*action.shape[:-2], -1)
+
+    def steps_per_call(self, execute: int | None = None) -> int:
+        """How many actions of a chunk are carried out before the policy is asked again.
+
+        Args:
+          execute: 0 is all of them; None takes the config's `evaluation.execute`.
+
+        Raises:
+          UserError: more than there are.
+        """
+        execute = self.config.evaluation.execute if execute is None else execute
+        if not 0 <= execute <= self.chunk:
+            raise UserError(f"execute: {execute} is out of range; this policy plans {self.chunk} at once (agent.chunk)")
+        return execute or self.chunk
+
     def values(self, observation: Array, action: Array, context: Context) -> Array:
-        """Every critic's value of actions [..., A] at observations [..., O], both in the environment's units.
+        """Every critic's value of actions [..., A], or chunks [..., H, A], at observations [..., O], in the
+        environment's units.
 
         Returns:
           [ensemble, ...]: discounted return to come, in units of the training rewards' standard deviation.
         """
         statistics = self.checkpoint.statistics
         observation = normalise_observation(statistics, jnp.asarray(observation, jnp.float32))
-        action = normalise_action(statistics, jnp.asarray(action, jnp.float32))
+        action = normalise_action(statistics, self._flat(jnp.asarray(action, jnp.float32)))
         return self.checkpoint.agent.values(self.checkpoint.state.params, observation, action, context)
 
-    def as_gymnasium_agent(self, context: Context, seed: int = 0, **options) -> Callable[[np.ndarray], np.ndarray]:
-        """A plain function from an observation of a Gymnasium environment to an action, for one task.
+    def as_gymnasium_agent(
+        self, context: Context, seed: int = 0, execute: int | None = None, **options
+    ) -> "GymnasiumAgent":
+        """A function from an observation of a Gymnasium environment to an action, for one task.
 
         Args:
           context: from `prompt`.
           seed: of the noise; calls draw fresh noise in turn.
+          execute: as for `steps_per_call`.
           **options: as for `act`.
         """
-        calls = iter(range(2**31))
-        act = partial(self.act, context=context, **options)
+        return GymnasiumAgent(self, partial(self.act, context=context, **options), seed, self.steps_per_call(execute))
 
-        def agent(observation: np.ndarray) -> np.ndarray:
+
+class GymnasiumAgent:
+    """Acts by the actions of a chunk in turn, then asks the policy for the next chunk (receding horizon).
+
+    `reset()` drops what is left of a chunk: to be called where an episode starts, if the policy plans more than one
+    action at once.
+    """
+
+    def __init__(self, policy: Policy, act: Callable[..., Array], seed: int, execute: int):
+        self._act, self._key, self._calls = act, jax.random.key(seed), 0
+        self._size, self._execute = policy.action_size, execute
+        self.reset()
+
+    def reset(self) -> None:
+        self._planned: list[np.ndarray] = []
+
+    def __call__(self, observation: np.ndarray) -> np.ndarray:
+        """Observation of O numbers -> action [A]. Observations are only looked at where the policy is asked."""
+        if not self._planned:
             observation = np.asarray(observation, np.float32).reshape(-1)
-            return np.asarray(act(observation, key=jax.random.fold_in(jax.random.key(seed), next(calls))))
-
-        return agent
+            chunk = np.asarray(self._act(observation, key=jax.random.fold_in(self._key, self._calls)))
+            self._planned = list(chunk.reshape(-1, self._size)[: self._execute])
+            self._calls += 1
+        return self._planned.pop(0)
 
 
 def _absent_text(width: int) -> TextPrompt:

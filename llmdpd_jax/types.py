@@ -1,7 +1,7 @@
 """The pytrees that layers hand to each other. Leading axes are batch axes unless a name says otherwise.
 
 Axis names: B batch, E episodes, N tasks, T time steps, L tokens, D width of the LLM's hidden states, O observation
-size, A action size.
+size, A action size, H steps of a chunk of actions (`agent.chunk`; 1 unless set).
 """
 
 import jax
@@ -86,9 +86,9 @@ class Batch:
     """G groups of S transitions. A group is one task with one trajectory prompt that its transitions share."""
 
     observations: Array  # [G, S, O]
-    actions: Array  # [G, S, A]
-    rewards: Array  # [G, S]
-    next_observations: Array  # [G, S, O]
-    terminations: Array  # [G, S] bool
+    actions: Array  # [G, S, H * A], H of an episode in a row
+    rewards: Array  # [G, S], discounted sum over the H steps
+    next_observations: Array  # [G, S, O], after the H steps
+    terminations: Array  # [G, S] bool, whether the task ended within them
     task_id: Array  # [G] int32
     prompt: TrajectoryPrompt  # [G, T, ...], another episode of the task than any its transitions come from

@@ -3,6 +3,9 @@
 Nothing here knows what a context is made of (`llmdpd.py` does); one of width 0 is none, and what is left is the
 single-task method. Read downwards: networks -> losses -> update -> acting. All arrays are in the networks' units
 (`normalise_*` in `llmdpd_jax.data.normalise`); batches have any leading axes, and contexts broadcast with them.
+
+An action is `agent.chunk` steps (Q-chunking, Li et al. 2025, arXiv 2507.07969): below, A counts the numbers of all of
+them, and rewards, next observations and values are those after the last (`sample_batch`).
 """
 
 from collections.abc import Callable
@@ -68,10 +71,14 @@ class DiffusionQL(NamedTuple):
 def make_diffusion_ql(config: ml_collections.ConfigDict, observation_size: int, action_size: int) -> DiffusionQL:
     """Builds the method from the `model`, `diffusion` and `agent` sections of a config.
 
+    Args:
+      action_size: of one step.
+
     Raises:
       UserError: a choice that does not exist.
     """
     model, diffusion, agent = config.model, config.diffusion, config.agent
+    action_size = agent.chunk * action_size
     if diffusion.parameterisation not in process.PARAMETERISATIONS:
         raise UserError(
             f"diffusion.parameterisation: {diffusion.parameterisation!r} is unknown; "
@@ -208,8 +215,9 @@ def make_diffusion_ql(config: ml_collections.ConfigDict, observation_size: int, 
             preference = jnp.minimum(jnp.exp(agent.advantage_weight * advantage), MOST_WEIGHT)
             policy_loss = jnp.mean(preference * errors)
 
-        # Critic: one-step temporal difference.
-        target_value = stop(batch.rewards + agent.discount * (1.0 - batch.terminations) * following)
+        # Critic: temporal difference over the steps of an action.
+        discount = agent.discount**agent.chunk
+        target_value = stop(batch.rewards + discount * (1.0 - batch.terminations) * following)
         values = critic.apply({"params": params["critic"]}, observations, actions, context)
         critic_loss = jnp.mean((values - target_value) ** 2)
 

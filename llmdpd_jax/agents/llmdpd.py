@@ -96,7 +96,7 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
     # Predicts reward and change of observation from (s, a, context): it teaches the prompt encoder what a task is.
     task_model = ConditionedMLP(1 + observation_size, model.model_width, 2)
     # Predicts the logged action from (s, context): what it leaves unexplained is how widely the behaviour policy acted.
-    behaviour = ConditionedMLP(action_size, model.model_width, 2)
+    behaviour = ConditionedMLP(agent.chunk * action_size, model.model_width, 2)
     optimiser = make_optimiser(config)
 
     def init(key: Array, batch: Batch, text: TextPrompt, tuning: dict | None = None) -> TrainState:
@@ -162,6 +162,7 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         told = jnp.stack([fuse_vectors(params, *vectors, *flags) for flags in ((yes, no), (no, yes), (yes, yes))])
         predicted = task_model.apply({"params": params["model"]}, observations, actions, told[:, :, None])
         outcome = jnp.concatenate([batch.rewards[..., None], batch.next_observations - observations], axis=-1)
+        outcome = outcome / agent.chunk  # per step: else it would count the more, the longer the chunk
         model_loss = jnp.mean((predicted - outcome) ** 2)
         alignment = alignment_loss(told[0], told[1], batch.task_id)
         consistency = consistency_loss(told[0], batch.task_id)

@@ -103,6 +103,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--sampler", help="ddim, dpm_solver, student, ... (default: the run's config)")
     sub.add_argument("--steps", type=int, help="of the sampler (default: the run's config)")
     sub.add_argument("--best-of", type=int, help="actions drawn, the critics choose (default: the run's config)")
+    sub.add_argument("--execute", type=int, help="of a chunk's actions, those carried out; 0 is all (default: config)")
     sub.add_argument("--text-guidance", type=float, help="weight of the text prompt (default: the run's config)")
     sub.add_argument("--trajectory-guidance", type=float, help="weight of the trajectory prompt")
     sub.add_argument("--critic-guidance", type=float, help="weight of the critic's gradient; 0 is off")
@@ -272,6 +273,7 @@ def evaluate(options) -> None:
         steps=options.steps,
         guidance=Guidance(text, trajectory, critic or None),
         best_of=options.best_of,
+        execute=options.execute,
         variant=options.variant,
         seed=options.seed,
     )

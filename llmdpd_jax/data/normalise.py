@@ -12,16 +12,22 @@ def normalise_observation(statistics: Statistics, observation: Array) -> Array:
     return (observation - statistics.observation_mean) / statistics.observation_std
 
 
+def action_bounds(statistics: Statistics, action: Array) -> tuple[Array, Array]:
+    """Least and largest value of the numbers of an action [..., A], or of a chunk of actions [..., H * A]."""
+    steps = action.shape[-1] // statistics.action_low.shape[0]
+    return jnp.tile(statistics.action_low, steps), jnp.tile(statistics.action_high, steps)
+
+
 def normalise_action(statistics: Statistics, action: Array) -> Array:
-    """[..., A] in the environment's units -> [..., A] in [-1, 1]."""
-    low, high = statistics.action_low, statistics.action_high
+    """[..., A] in the environment's units -> [..., A] in [-1, 1]; chunks [..., H * A] alike."""
+    low, high = action_bounds(statistics, action)
     # Where the data allow a single value (an unbounded action that never varies) there is no width to divide by.
     return 2.0 * (action - low) / jnp.where(high > low, high - low, 1.0) - 1.0
 
 
 def denormalise_action(statistics: Statistics, action: Array) -> Array:
     """Inverse of `normalise_action`, clipped to the bounds."""
-    low, high = statistics.action_low, statistics.action_high
+    low, high = action_bounds(statistics, action)
     return low + (jnp.clip(action, -1.0, 1.0) + 1.0) / 2.0 * (high - low)
 
 

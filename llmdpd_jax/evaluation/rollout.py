@@ -47,9 +47,15 @@ class Setting(NamedTuple):
 
 
 def make_rollout(
-    policy: Policy, env: TaskEnv, horizon: int, sampler: str | Sampler, steps: int | None, best_of: int = 1
+    policy: Policy,
+    env: TaskEnv,
+    horizon: int,
+    sampler: str | Sampler,
+    steps: int | None,
+    best_of: int = 1,
+    execute: int | None = None,
 ) -> Callable:
-    """The compiled rollout of M settings x N tasks x E episodes.
+    """The compiled rollout of M settings x N tasks x E episodes; `execute` as for `Policy.steps_per_call`.
 
     Returns:
       `(params, guidance, text, trajectory, has_text, has_trajectory, parameters, key) -> (returns, observations)` for
@@ -58,6 +64,8 @@ def make_rollout(
     """
     agent = policy.checkpoint.agent
     act = partial(policy.act_function, sampler=sampler, steps=steps, best_of=best_of)
+    execute = policy.steps_per_call(execute)
+    calls = -(-horizon // execute)
 
     @jax.jit
     def rollout(
@@ -84,16 +92,23 @@ def make_rollout(
         keys = jnp.broadcast_to(jax.random.split(key_reset, batch[1:]), batch).reshape(-1)
         start = jax.vmap(env.reset_task)(keys, parameters)
 
-        def step(carry, key):
+        def step(carry, action):
             state, running = carry
-            action = act(params, state.obs, context, key, guidance)
             state = jax.vmap(env.step)(state, action)
             reward = jnp.where(running, state.reward, 0.0)
             observation = jnp.where(running[:, None], state.obs, jnp.nan)
             return (state, running & (state.done == 0)), (reward, observation)
 
+        def call(carry, key):
+            """The policy is asked once, and what it answers is carried out."""
+            planned = act(params, carry[0].obs, context, key, guidance)
+            planned = planned.reshape(len(planned), policy.chunk, policy.action_size)[:, :execute].swapaxes(0, 1)
+            return jax.lax.scan(step, carry, planned)
+
         running = jnp.ones(start.reward.shape, bool)
-        _, (rewards, observations) = jax.lax.scan(step, (start, running), jax.random.split(key_act, horizon))
+        _, steps_done = jax.lax.scan(call, (start, running), jax.random.split(key_act, calls))
+        # Of the last call, the steps beyond the horizon do not count.
+        rewards, observations = (x.reshape(-1, *x.shape[2:])[:horizon] for x in steps_done)
         observations = jnp.concatenate([start.obs[None], observations]).swapaxes(0, 1)
         return rewards.sum(axis=0).reshape(batch), observations.reshape(*batch, *observations.shape[1:])
 
@@ -128,6 +143,7 @@ def evaluate(
     steps: int | None = None,
     guidance: Guidance | None = None,
     best_of: int | None = None,
+    execute: int | None = None,
     variant: str = "",
     seed: int = 0,
     progress: bool = True,
@@ -138,7 +154,7 @@ def evaluate(
     random logged episode of that task. Train and test tasks are rolled out together and reported apart.
 
     Args:
-      episodes, sampler, steps, best_of: None takes the policy's config (`evaluation`).
+      episodes, sampler, steps, best_of, execute: None takes the policy's config (`evaluation`).
       guidance: weights of the prompts and the critic; None takes the config's, where 1, 1 and 0 is plain conditioning.
       variant: names an ablation or baseline in the rows.
       seed: of starts, prompts and noise.
@@ -159,6 +175,7 @@ def evaluate(
     best_of = settings.best_of if best_of is None else best_of
     if best_of < 1:
         raise UserError(f"evaluation: the best of {best_of} actions; at least 1 is needed")
+    execute = policy.steps_per_call(execute)
     if sampler != STUDENT:
         diffusion = policy.config.diffusion
         find_sampler(sampler)
@@ -168,9 +185,10 @@ def evaluate(
     plain = guidance == Guidance()
 
     given = ask(policy, manifest, family, episodes, seed, progress)
-    rollout = make_rollout(policy, family.make_env(), family.horizon, sampler, steps, best_of)
+    rollout = make_rollout(policy, family.make_env(), family.horizon, sampler, steps, best_of, execute)
     returns, observations = jax.device_get(rollout(policy.params, None if plain else guidance, *given.arguments))
     how = (sampler if sampler == STUDENT else f"{sampler}-{steps}") + (f", best of {best_of}" if best_of > 1 else "")
+    how += f", {execute} of {policy.chunk} actions" if policy.chunk > 1 else ""
     rows = given.rows(returns, sampler=how, guidance=weights(guidance), seed=policy.config.seed, variant=variant)
     results = make_results(policy, manifest, rows, started)
     return results, _test_rollouts(family, given.tasks, observations[: len(PROMPTS)])

@@ -62,6 +62,7 @@ def make_metadata(
 def example_inputs(metadata: dict) -> tuple[Batch, TextPrompt]:
     """Inputs of the right shapes, to initialise an agent's networks with."""
     observation_size, action_size = metadata["observation_size"], metadata["action_size"]
+    chunk = from_json(metadata["config"], "config").agent.chunk
 
     def zeros(*shape, dtype=float):
         return jax.numpy.zeros(shape, dtype)
@@ -75,7 +76,7 @@ def example_inputs(metadata: dict) -> tuple[Batch, TextPrompt]:
     )
     batch = Batch(
         observations=zeros(1, 1, observation_size),
-        actions=zeros(1, 1, action_size),
+        actions=zeros(1, 1, chunk * action_size),
         rewards=zeros(1, 1),
         next_observations=zeros(1, 1, observation_size),
         terminations=zeros(1, 1, dtype=bool),

@@ -20,7 +20,7 @@ from llmdpd_jax.agents.llmdpd import Agent, make_agent
 from llmdpd_jax.config import check_config, from_json, to_json
 from llmdpd_jax.data.normalise import normalise_batch
 from llmdpd_jax.data.sampler import sample_batch
-from llmdpd_jax.data.store import load_split, statistics
+from llmdpd_jax.data.store import SplitData, load_split, statistics
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.llm.encoder import TextEncoder, encoder_settings
 from llmdpd_jax.models.llm.tuning import FrozenLLM, init_tuning
@@ -36,11 +36,18 @@ console = Console(stderr=True)
 
 
 def make_train_call(
-    agent: Agent, groups: int, group_size: int, prompt_length: int, sharding: Sharding | None = None
+    agent: Agent,
+    groups: int,
+    group_size: int,
+    prompt_length: int,
+    chunk: int = 1,
+    discount: float = 1.0,
+    sharding: Sharding | None = None,
 ) -> Callable:
     """The compiled call of many updates: batches are drawn on the device, nothing goes through the host.
 
     Args:
+      groups, group_size, prompt_length, chunk, discount: of batches, as `sample_batch` takes them.
       sharding: of the state and the metrics that come back, which must be that of the state that is given; None: the
         default device.
 
@@ -55,7 +62,8 @@ def make_train_call(
         state: TrainState, store: Store, statistics: Statistics, texts: TextTable, llm: FrozenLLM | None, key: Array
     ):
         key_batch, key_text, key_update = jax.random.split(jax.random.fold_in(key, state.step), 3)
-        batch = normalise_batch(statistics, sample_batch(store, key_batch, groups, group_size, prompt_length))
+        sizes = groups, group_size, prompt_length, chunk, discount
+        batch = normalise_batch(statistics, sample_batch(store, key_batch, *sizes))
         return agent.update(state, batch, sample_text(texts, key_text, batch.task_id), key_update, llm)
 
     @partial(jax.jit, donate_argnums=0, out_shardings=sharding)
@@ -107,6 +115,18 @@ def check_descriptions(split: TaskSplit) -> None:
             )
 
 
+def check_chunk(chunk: int, data: SplitData) -> None:
+    """Raises UserError unless a chunk of actions fits into every episode."""
+    lengths = np.asarray(data.store.lengths)
+    shortest = int(np.argmin(lengths))
+    if chunk > lengths[shortest]:
+        task = data.split.tasks[int(data.store.task_id[shortest])]
+        raise UserError(
+            f"agent.chunk: {chunk} is more than the {lengths[shortest]} steps of the shortest episode, of task "
+            f"{task.name!r} (Minari data set {task.dataset!r}); choose at most {lengths[shortest]}"
+        )
+
+
 def read_descriptions(
     encoder: TextEncoder, tasks, units: TextStatistics | None = None
 ) -> tuple[TextTable, TextStatistics]:
@@ -142,6 +162,11 @@ def find_teacher(config, data, encoder: TextEncoder) -> checkpoint.Checkpoint:
             )
     if teacher.metadata["text_encoder"] != encoder.identity:
         raise UserError(f"train.distill_from: {path} was trained with another LLM, or reads texts in another way")
+    if teacher.config.agent.chunk != config.agent.chunk:
+        raise UserError(
+            f"train.distill_from: {path} acts by chunks of {teacher.config.agent.chunk}; agent.chunk is "
+            f"{config.agent.chunk} and must be the same"
+        )
     for section in ("model", "diffusion"):
         if teacher.config[section] != config[section]:
             raise UserError(f"train.distill_from: {path} has other networks; both configs need the same {section}")
@@ -225,6 +250,7 @@ def train(config, run: str | Path) -> Path:
     manifest = load_manifest(config.data.manifest)
     check_descriptions(require_split(manifest, "train"))
     data = load_split(manifest, "train")
+    check_chunk(config.agent.chunk, data)
     encoder = TextEncoder(encoder_settings(config.text))
     teacher = find_teacher(config, data, encoder) if config.train.distill_from else None
     texts, text_units = read_descriptions(encoder, data.split.tasks, teacher and teacher.text_statistics)
@@ -267,7 +293,7 @@ def train(config, run: str | Path) -> Path:
             sharding = encoder.replicated
             state, store, units, texts = jax.device_put((state, store, units, texts), sharding)
         sizes = config.data.groups, config.data.group_size, config.data.prompt_length
-        train_call = make_train_call(agent, *sizes, sharding)
+        train_call = make_train_call(agent, *sizes, config.agent.chunk, config.agent.discount, sharding)
 
         def save(state):
             checkpoint.save(checkpoints, state, units, text_units, metadata)
