@@ -17,6 +17,7 @@ from llmdpd_jax.diffusion.process import BOUNDS, LOSS_WEIGHTS, PARAMETERISATIONS
 from llmdpd_jax.diffusion.samplers import SAMPLERS
 from llmdpd_jax.diffusion.schedules import SCHEDULES, TIME_DRAWS, make_schedule
 from llmdpd_jax.errors import UserError
+from llmdpd_jax.models.denoiser import DENOISERS
 from llmdpd_jax.models.layers import ACTIVATIONS
 from llmdpd_jax.models.prompt_encoder import POOLINGS
 
@@ -53,10 +54,12 @@ def default_config() -> ml_collections.ConfigDict:
     model.number_slots = 8  # numbers of a text that can matter at once, each with a meaning of its own
     model.number_dials = 0  # numbers that come round again, such as headings; where there are none, dials mislead
     model.use_rewards = True  # the trajectory prompt's rewards
+    model.denoiser = "mlp"  # residual MLP; "dit": transformer over the actions of a chunk that attends to each prompt
+    model.heads = 4  # dit: attention heads; they divide the width
     model.width = (
         128  # hidden units of denoiser and critic (Diffusion-QL: 256; on a CPU half of it is four times faster)
     )
-    model.depth = 3  # hidden layers of denoiser and critic (Diffusion-QL: 3)
+    model.depth = 3  # hidden layers of denoiser and critic (Diffusion-QL: 3); blocks of a transformer
     model.denoiser_activation = "relu"  # relu, silu, gelu, mish (Diffusion-QL: mish; relu is cheaper on a CPU)
     model.critic_activation = "relu"
     model.critic_layer_norm = True  # keeps offline values bounded (Ball et al. 2023)
@@ -190,6 +193,7 @@ def from_json(text: str, origin: str) -> ml_collections.ConfigDict:
 
 
 _CHOICES = {
+    "model.denoiser": DENOISERS,
     "model.text_pooling": POOLINGS,
     "model.denoiser_activation": ACTIVATIONS,
     "model.critic_activation": ACTIVATIONS,
@@ -209,7 +213,7 @@ _RANGES = {
             *("model.context_width", "model.width", "model.depth", "model.critic_ensemble", "model.model_width"),
             "model.number_slots",
             *("diffusion.steps", "agent.target_sampling_steps", "evaluation.steps", "evaluation.episodes"),
-            *("evaluation.best_of", "agent.chunk"),
+            *("evaluation.best_of", "agent.chunk", "model.heads"),
             *("train.steps", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints"),
         ),
         (1, math.inf),
@@ -250,6 +254,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
                 raise UserError(f"{name}: {value!r} is out of range; it must be a number {wanted}")
     if config.model.context_width % 4:
         raise UserError(f"model.context_width: {config.model.context_width} must be a multiple of 4 (attention heads)")
+    if config.model.denoiser == "dit" and config.model.width % config.model.heads:
+        raise UserError(
+            f"model.heads: {config.model.heads} heads do not divide model.width ({config.model.width}) evenly; choose "
+            "a divisor of it"
+        )
     for name in ("agent.target_sampling_steps", "evaluation.steps"):
         section, field = name.split(".")
         if config.diffusion.time_draw == "grid" and config[section][field] > config.diffusion.steps:

@@ -24,7 +24,7 @@ from llmdpd_jax.diffusion.samplers import sample
 from llmdpd_jax.diffusion.schedules import make_schedule
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.critic import ConditionedMLP, Critic
-from llmdpd_jax.models.denoiser import MLPDenoiser
+from llmdpd_jax.models.denoiser import fused_context, make_denoiser
 from llmdpd_jax.types import Array, Batch
 
 POLICY_IMPROVEMENTS = ("one_step", "full_chain", "weighted", "student")
@@ -52,7 +52,10 @@ class TrainState:
 
 @struct.dataclass
 class Context:
-    """What the policy knows of its task, once with all prompts and once without each: guidance needs the three."""
+    """What the policy knows of its task, once with all prompts and once without each: guidance needs the three.
+
+    For a transformer as denoiser the vectors of text and trajectory prompt follow: [..., 3 C] (`PromptEncoder`).
+    """
 
     full: Array  # [..., C]
     without_text: Array  # [..., C]
@@ -92,26 +95,26 @@ def make_diffusion_ql(config: ml_collections.ConfigDict, observation_size: int, 
 
     # --- networks ----------------------------------------------------------------------------------------------------
     schedule = make_schedule(diffusion.schedule, diffusion.steps, diffusion.time_draw)
-    denoiser = MLPDenoiser(model.width, model.depth, model.denoiser_activation)
+    denoiser = make_denoiser(model, agent.chunk)
     critic_shape = model.width, model.depth, model.critic_activation, model.critic_layer_norm
     critic, one_critic = Critic(model.critic_ensemble, *critic_shape), Critic(1, *critic_shape)
     # What policy improvement may need beside them. The student is a denoiser that is only ever asked about pure noise.
-    student = MLPDenoiser(model.width, model.depth, model.denoiser_activation)
+    student = make_denoiser(model, agent.chunk)
     state_value = ConditionedMLP(1, *critic_shape)
     improvement = agent.policy_improvement
 
     def init(key: Array, batch: Batch, context: Array) -> dict:
         """Initial parameters for inputs of the given shapes."""
         key_denoiser, key_critic, key_improvement = jax.random.split(key, 3)
-        k = jnp.ones(batch.actions.shape[:-1])
+        k, fused = jnp.ones(batch.actions.shape[:-1]), fused_context(model, context)
         params = {
             "denoiser": denoiser.init(key_denoiser, batch.actions, k, batch.observations, context)["params"],
-            "critic": critic.init(key_critic, batch.observations, batch.actions, context)["params"],
+            "critic": critic.init(key_critic, batch.observations, batch.actions, fused)["params"],
         }
         if improvement == "student":
             params["student"] = student.init(key_improvement, batch.actions, k, batch.observations, context)["params"]
         if improvement == "weighted":
-            params["value"] = state_value.init(key_improvement, batch.observations, None, context)["params"]
+            params["value"] = state_value.init(key_improvement, batch.observations, None, fused)["params"]
         return params
 
     # --- the denoiser as a sampler sees it ---------------------------------------------------------------------------
@@ -150,6 +153,7 @@ def make_diffusion_ql(config: ml_collections.ConfigDict, observation_size: int, 
         stop = jax.lax.stop_gradient
         key_noise, key_time, key_next, key_chain = jax.random.split(key, 4)
         observations, actions = batch.observations, batch.actions
+        fused = fused_context(model, context)
 
         # Behaviour cloning: the denoising loss (Ho et al. 2020, eq. 14).
         t = process.sample_time(key_time, schedule, actions.shape[:-1])
@@ -164,7 +168,7 @@ def make_diffusion_ql(config: ml_collections.ConfigDict, observation_size: int, 
         def raise_q(action: Array) -> tuple[Array, Array]:
             """Loss [] of actions [..., A] that should have a high Q (Diffusion-QL, arXiv 2208.06193, eq. 3), and Q."""
             first = jax.tree.map(lambda p: stop(p[:1]), params["critic"])
-            q = one_critic.apply({"params": first}, observations, action, stop(context))[0]
+            q = one_critic.apply({"params": first}, observations, action, stop(fused))[0]
             return -jnp.mean(q) / stop(jnp.mean(jnp.abs(q))), q
 
         # Policy improvement: what the denoiser learns beside cloning, and what the critic's targets take for the value
@@ -172,7 +176,7 @@ def make_diffusion_ql(config: ml_collections.ConfigDict, observation_size: int, 
         def next_value(sampled: Array) -> Array:
             """The least of the slow critics' values [...] of actions at the next observations (TD3)."""
             variables = {"params": state.target_critic}
-            return critic.apply(variables, batch.next_observations, sampled, stop(context)).min(axis=0)
+            return critic.apply(variables, batch.next_observations, sampled, stop(fused)).min(axis=0)
 
         def value_of_sampled() -> Array:
             """... of actions drawn from the slow policy (paper, eq. 6)."""
@@ -204,9 +208,9 @@ def make_diffusion_ql(config: ml_collections.ConfigDict, observation_size: int, 
         else:
             # Logged actions are cloned the more, the better the critic thinks of them than of their like (IDQL, arXiv
             # 2304.10573; IQL, arXiv 2110.06169, eq. 5 and 7). No action is ever asked for that was not logged.
-            q = stop(critic.apply({"params": state.target_critic}, observations, actions, context).min(axis=0))
+            q = stop(critic.apply({"params": state.target_critic}, observations, actions, fused).min(axis=0))
             v, following = (
-                state_value.apply({"params": params["value"]}, seen, None, stop(context))[..., 0]
+                state_value.apply({"params": params["value"]}, seen, None, stop(fused))[..., 0]
                 for seen in (observations, stop(batch.next_observations))
             )
             gap = q - v
@@ -218,7 +222,7 @@ def make_diffusion_ql(config: ml_collections.ConfigDict, observation_size: int, 
         # Critic: temporal difference over the steps of an action.
         discount = agent.discount**agent.chunk
         target_value = stop(batch.rewards + discount * (1.0 - batch.terminations) * following)
-        values = critic.apply({"params": params["critic"]}, observations, actions, context)
+        values = critic.apply({"params": params["critic"]}, observations, actions, fused)
         critic_loss = jnp.mean((values - target_value) ** 2)
 
         total = imitation + agent.eta * policy_loss + agent.critic_weight * critic_loss
@@ -297,7 +301,7 @@ def make_diffusion_ql(config: ml_collections.ConfigDict, observation_size: int, 
 
     def values(params: dict, observation: Array, action: Array, context: Context) -> Array:
         """Q of every critic [ensemble, ...] for actions in the networks' units."""
-        return critic.apply({"params": params["critic"]}, observation, action, context.full)
+        return critic.apply({"params": params["critic"]}, observation, action, fused_context(model, context.full))
 
     return DiffusionQL(init, loss, act, values)
 

@@ -22,6 +22,7 @@ from llmdpd_jax.agents.diffusion_ql import (
     next_state,
 )
 from llmdpd_jax.models.critic import ConditionedMLP
+from llmdpd_jax.models.denoiser import fused_context
 from llmdpd_jax.models.llm.tuning import FrozenLLM, tuned_prompt
 from llmdpd_jax.models.prompt_encoder import PromptEncoder
 from llmdpd_jax.types import Array, Batch, TextPrompt, TrajectoryPrompt
@@ -92,6 +93,7 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         number_slots=model.number_slots,
         number_dials=model.number_dials,
         use_rewards=model.use_rewards,
+        keep_prompts=model.denoiser == "dit",
     )
     # Predicts reward and change of observation from (s, a, context): it teaches the prompt encoder what a task is.
     task_model = ConditionedMLP(1 + observation_size, model.model_width, 2)
@@ -104,12 +106,14 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         keys = jax.random.split(key, 4)
         groups = batch.task_id.shape
         flags = jnp.ones(groups, bool)
-        context = jnp.zeros((*groups, 1, model.context_width))
+        context, encoder = prompt_encoder.init_with_output(keys[0], text, batch.prompt, flags, flags)
+        context = context[:, None]
+        fused = fused_context(model, context)
         params = {
-            "prompt_encoder": prompt_encoder.init(keys[0], text, batch.prompt, flags, flags)["params"],
+            "prompt_encoder": encoder["params"],
             **core.init(keys[1], batch, context),
-            "model": task_model.init(keys[2], batch.observations, batch.actions, context)["params"],
-            "behaviour": behaviour.init(keys[3], batch.observations, None, context)["params"],
+            "model": task_model.init(keys[2], batch.observations, batch.actions, fused)["params"],
+            "behaviour": behaviour.init(keys[3], batch.observations, None, fused)["params"],
         }
         if tuning:
             params["llm"] = tuning
@@ -125,7 +129,7 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         return prompt_encoder.apply({"params": params["prompt_encoder"]}, trajectory, method="read_trajectory")
 
     def fuse_vectors(params: dict, text: Array, trajectory: Array, has_text: Array, has_trajectory: Array) -> Array:
-        """One context [..., C] of prompt vectors [..., C]; flags [...] say which are given."""
+        """One context [..., C] of prompt vectors [..., C]; flags [...] say which are given. A DiT's is [..., 3 C]."""
         variables = {"params": params["prompt_encoder"]}
         return prompt_encoder.apply(variables, text, trajectory, has_text, has_trajectory, method="fuse")
 
@@ -160,6 +164,7 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         # any transition of its task. Each reader is taught this at every update, whatever dropout leaves of prompts.
         yes, no = jnp.ones(groups, bool), jnp.zeros(groups, bool)
         told = jnp.stack([fuse_vectors(params, *vectors, *flags) for flags in ((yes, no), (no, yes), (yes, yes))])
+        told = fused_context(model, told)
         predicted = task_model.apply({"params": params["model"]}, observations, actions, told[:, :, None])
         outcome = jnp.concatenate([batch.rewards[..., None], batch.next_observations - observations], axis=-1)
         outcome = outcome / agent.chunk  # per step: else it would count the more, the longer the chunk

@@ -1,9 +1,32 @@
 """The denoiser: a noised action, its diffusion step, the observation and the context -> the network's prediction."""
 
 import flax.linen as nn
+import ml_collections
 
+from llmdpd_jax.errors import UserError
+from llmdpd_jax.models.dit import DiTDenoiser
 from llmdpd_jax.models.layers import activation, step_embedding
 from llmdpd_jax.types import Array
+
+DENOISERS = ("mlp", "dit")
+
+
+def make_denoiser(model: ml_collections.ConfigDict, chunk: int) -> nn.Module:
+    """The denoiser of the `model` section of a config, for actions of `chunk` steps.
+
+    Raises:
+      UserError: a choice that does not exist.
+    """
+    if model.denoiser not in DENOISERS:
+        raise UserError(f"model.denoiser: {model.denoiser!r} is unknown; choose one of {list(DENOISERS)}")
+    if model.denoiser == "dit":
+        return DiTDenoiser(chunk, model.width, model.depth, model.heads, model.denoiser_activation)
+    return MLPDenoiser(model.width, model.depth, model.denoiser_activation)
+
+
+def fused_context(model: ml_collections.ConfigDict, context: Array) -> Array:
+    """What critics are told of a denoiser's context: not the prompts' own vectors that a transformer's goes on with."""
+    return context[..., : context.shape[-1] // 3] if model.denoiser == "dit" else context
 
 
 class MLPDenoiser(nn.Module):

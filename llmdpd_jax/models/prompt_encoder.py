@@ -147,7 +147,11 @@ class TrajectoryReader(nn.Module):
 
 
 class PromptEncoder(nn.Module):
-    """Both readers and their fusion into the context [..., width]."""
+    """Both readers and their fusion into the context [..., width].
+
+    With `keep_prompts` the vectors of text and trajectory follow it, [..., 3 * width], for a denoiser that attends to
+    each prompt by itself.
+    """
 
     width: int
     text_layers: int = 1
@@ -158,6 +162,7 @@ class PromptEncoder(nn.Module):
     number_slots: int = 8
     number_dials: int = 0
     use_rewards: bool = True
+    keep_prompts: bool = False
 
     def setup(self):
         self.text_reader = TextReader(
@@ -182,7 +187,8 @@ class PromptEncoder(nn.Module):
         return self.trajectory_reader(prompt)
 
     def fuse(self, text: Array, trajectory: Array, has_text: Array, has_trajectory: Array) -> Array:
-        """Fuses prompt vectors [..., width], absent where the flags [...] are False, into the context [..., width].
+        """Fuses prompt vectors [..., width], absent where the flags [...] are False, into the context [..., width],
+        or [..., 3 * width] with `keep_prompts`.
 
         Both prompts speak of the same task, so their vectors share one space and the context is their mean weighted by
         learned confidences: what the policy has learned from one prompt holds for the other.
@@ -191,8 +197,11 @@ class PromptEncoder(nn.Module):
         present = jnp.stack([has_text, has_trajectory], axis=-1)[..., None]
         vectors = jnp.where(present, vectors, self.null)
         weights = jax.nn.softmax(self.confidence(vectors) + jnp.where(present, 0.0, -4.0), axis=-2)
-        return jnp.sum(weights * vectors, axis=-2)
+        fused = jnp.sum(weights * vectors, axis=-2)
+        if self.keep_prompts:
+            return jnp.concatenate([fused, vectors.reshape(*fused.shape[:-1], -1)], axis=-1)
+        return fused
 
     def __call__(self, text: TextPrompt, trajectory: TrajectoryPrompt, has_text: Array, has_trajectory: Array) -> Array:
-        """Context [..., width] of both prompts."""
+        """Context of both prompts, as `fuse` gives it."""
         return self.fuse(self.read_text(text), self.read_trajectory(trajectory), has_text, has_trajectory)

@@ -43,7 +43,7 @@ class Tiny(NamedTuple):
     update: Callable[..., tuple[TrainState, dict[str, float]]]  # see `tiny_agent`
 
 
-def make_batch(seed=0):
+def make_batch(seed=0, chunk=1):
     rng = np.random.default_rng(seed)
 
     def draw(*shape):
@@ -51,7 +51,7 @@ def make_batch(seed=0):
 
     return Batch(
         observations=draw(OBSERVATION),
-        actions=rng.uniform(-1, 1, (GROUPS, SIZE, ACTION)).astype(np.float32),
+        actions=rng.uniform(-1, 1, (GROUPS, SIZE, chunk * ACTION)).astype(np.float32),
         rewards=draw(),
         next_observations=draw(OBSERVATION),
         terminations=np.arange(GROUPS * SIZE).reshape(GROUPS, SIZE) % 3 == 0,
@@ -87,7 +87,7 @@ def tiny_agent(changes=None) -> Tiny:
         }
     )
     agent = make_agent(config, OBSERVATION, ACTION)
-    batch, text = make_batch(), make_text(batch=(GROUPS,))
+    batch, text = make_batch(chunk=config.agent.chunk), make_text(batch=(GROUPS,))
     shapes = jax.eval_shape(agent.init, jax.random.key(0), batch, text)
     state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     params = randomise(state.params, seed=0)
@@ -134,6 +134,18 @@ def detached():
 def student():
     """Differs in the policy improvement: a student distilled from the denoiser."""
     return tiny_agent({"agent.policy_improvement": "student"})
+
+
+@pytest.fixture(scope="session")
+def chunked():
+    """Differs in that an action is three steps."""
+    return tiny_agent({"agent.chunk": 3})
+
+
+@pytest.fixture(scope="session")
+def transformer():
+    """Differs in the denoiser, and in that an action is three steps."""
+    return tiny_agent({"agent.chunk": 3, "model.denoiser": "dit", "model.heads": 2})
 
 
 @pytest.fixture(scope="session")

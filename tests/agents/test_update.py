@@ -380,7 +380,12 @@ def test_prompts_are_dropped_independently_at_their_rates(tiny):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("diffusion.parameterisation", "score"), ("agent.policy_improvement", "two_step")]
+    ("field", "value"),
+    [
+        ("diffusion.parameterisation", "score"),
+        ("agent.policy_improvement", "two_step"),
+        ("model.denoiser", "unet"),
+    ],
 )
 def test_bad_choices_are_user_errors(field, value):
     config = default_config()

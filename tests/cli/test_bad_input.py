@@ -66,6 +66,9 @@ def tasks_json(path, datasets, descriptions=("go to (0.1, 0.2)",), splits=None):
         ("--config.model.critic_activation=tanh", ["model.critic_activation", "'tanh'", "mish"]),
         ("--config.agent.policy_improvement=two_step", ["agent.policy_improvement", "one_step"]),
         ("--config.model.width=0", ["model.width", "0", "at least 1"]),
+        ("--config.model.denoiser=unet", ["model.denoiser", "'unet'", "mlp, dit"]),
+        ("--config.agent.chunk=0", ["agent.chunk", "0", "at least 1"]),
+        ("--config.evaluation.execute=2", ["evaluation.execute: 2", "agent.chunk (1)"]),
         ("--config.data.groups=-3", ["data.groups", "-3", "at least 1"]),
         ("--config.data.prompt_length=0", ["data.prompt_length", "at least 1"]),
         ("--config.agent.text_dropout=1.5", ["agent.text_dropout", "1.5", "between 0 and 1"]),
@@ -96,6 +99,13 @@ def test_noise_cannot_be_predicted_where_a_path_ends_in_nothing_else(tmp_path, c
     given = ("train", "--config=configs/point_robot.py", "--config.data.manifest=no.json", *path)
     message = refused(capfd, *given, f"--out={tmp_path / 'run'}")
     assert "diffusion.parameterisation: 'noise'" in message and "choose flow, velocity or x0" in message
+
+
+def test_heads_that_do_not_divide_the_width(tmp_path, capfd):
+    model = [f"--config.model.{name}" for name in ("denoiser=dit", "width=64", "heads=5")]
+    given = ("train", "--config=configs/point_robot.py", "--config.data.manifest=no.json", *model)
+    message = refused(capfd, *given, f"--out={tmp_path / 'run'}")
+    assert "model.heads: 5 heads do not divide model.width (64) evenly" in message
 
 
 def test_files_that_are_not_there(tmp_path, capfd):
