@@ -31,8 +31,8 @@ class TextReader(nn.Module):
 
     - *Slots* take numbers linearly, so that a task between the train tasks is read as exactly as they are. A number
       fills the slots that want it, with a factor between -1 and 1, which is crisp for a sign.
-    - *Dials* are for what comes round again, such as headings: a number turns one of them, at one of some learned rates
-      (counterclockwise, clockwise) from one of some learned starts (east, north), and sine and cosine are passed on.
+    - *Dials* are for what comes round again, such as headings: a number turns one of them, at one of some learned
+      rates, from one of some learned directions towards another (north, east), and where it then points is passed on.
     - What the words say without any number is pooled.
 
     Given a `key` (in training), the states are blurred by noise and, beside numbers, the pooled words are often left
@@ -46,7 +46,7 @@ class TextReader(nn.Module):
     pooling: str = "attention"  # or "mean": of the LLM's states as they are, the plainest sentence embedding
     slots: int = 8
     dials: int = 0
-    choices: int = 16  # of rates, and of starts
+    choices: int = 16  # of rates, and of directions
     layers: int = 1
     reach: int = 8  # tokens; how near a word stands to a number says whether it is about it
     max_numbers: int = 8  # ordinals of numbers in a text; later ones share the last
@@ -102,7 +102,7 @@ class TextReader(nn.Module):
         return jnp.sum(weights * factors * prompt.numbers[..., None], axis=-2)
 
     def turn_dials(self, prompt: TextPrompt, tokens: Array, is_number: Array) -> Array:
-        """Cosines and sines [..., 2 dials]; a number turns one dial or, a last choice, none. is_number [..., L, 1]."""
+        """Where dials point [..., 2 dials]; a number turns one dial or, a last choice, none. is_number [..., L, 1]."""
         # At first numbers turn no dial: values that count as they are should be left to the slots.
         none = nn.initializers.constant(jnp.zeros(self.dials + 1).at[-1].set(4.0))
         shares = jax.nn.softmax(nn.Dense(self.dials + 1, bias_init=none, name="dial_scores")(tokens), axis=-1)[..., :-1]
@@ -117,8 +117,11 @@ class TextReader(nn.Module):
 
         # Unbounded: a turn may be any number of the units in which numbers are given.
         rates = self.param("rates", nn.initializers.normal(2.0), (self.choices,))
-        starts = self.param("starts", nn.initializers.normal(2.0), (self.choices,))
-        turned = choose("rate", rates * prompt.numbers[..., None, None]) * choose("start", starts)
+        directions = self.param("directions", nn.initializers.normal(2.0), (self.choices,))
+        turn = choose("rate", rates * prompt.numbers[..., None, None])
+        # Start and end each follow from words of their own ("from east towards south"); which way round the turn goes
+        # would follow from both together only, and new sentences were misread for it.
+        turned = turn.real * choose("start", directions) + turn.imag * choose("end", directions)
         dials = jnp.sum(shares * turned, axis=-2)
         return jnp.concatenate([dials.real, dials.imag], axis=-1)
 

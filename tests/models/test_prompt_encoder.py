@@ -136,9 +136,10 @@ def test_text_by_hand():
         scores = np.exp(np.einsum("d,dnc->nc", token, params[name]["kernel"]) + params[name]["bias"])
         return scores / scores.sum(axis=-1, keepdims=True)
 
-    rates, starts = choices("rate_scores"), choices("start_scores")  # [dials, choices]
-    angles = 0.3 * params["rates"][:, None] + params["starts"]  # [rates, starts]
-    dials = shares * np.einsum("nr,ns,rs->n", rates, starts, np.exp(1j * angles))
+    # All [dials]: by how much a dial turns, from which direction towards which.
+    turn = choices("rate_scores") @ np.exp(0.3j * params["rates"])
+    start, end = (choices(name) @ np.exp(1j * params["directions"]) for name in ("start_scores", "end_scores"))
+    dials = shares * (turn.real * start + turn.imag * end)
     numbers = np.concatenate([slots, dials.real, dials.imag])
     np.testing.assert_allclose(reader.apply({"params": params}, text), pooled + dense("numbers", numbers), atol=1e-5)
 
