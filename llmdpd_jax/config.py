@@ -63,6 +63,7 @@ def default_config() -> ml_collections.ConfigDict:
     model.denoiser_activation = "relu"  # relu, silu, gelu, mish (Diffusion-QL: mish; relu is cheaper on a CPU)
     model.critic_activation = "relu"
     model.critic_layer_norm = True  # keeps offline values bounded (Ball et al. 2023)
+    model.dtype = "float32"  # of the arithmetic in denoiser and critic: float32, bfloat16 (for accelerators)
     model.critic_ensemble = 2  # critics; targets take their minimum (TD3)
     model.model_width = 128  # hidden units of the head that predicts reward and next observation
 
@@ -195,6 +196,7 @@ def from_json(text: str, origin: str) -> ml_collections.ConfigDict:
 _CHOICES = {
     "model.denoiser": DENOISERS,
     "model.text_pooling": POOLINGS,
+    "model.dtype": ("float32", "bfloat16"),
     "model.denoiser_activation": ACTIVATIONS,
     "model.critic_activation": ACTIVATIONS,
     "diffusion.schedule": SCHEDULES,

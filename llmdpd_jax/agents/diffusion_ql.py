@@ -96,7 +96,7 @@ def make_diffusion_ql(config: ml_collections.ConfigDict, observation_size: int, 
     # --- networks ----------------------------------------------------------------------------------------------------
     schedule = make_schedule(diffusion.schedule, diffusion.steps, diffusion.time_draw)
     denoiser = make_denoiser(model, agent.chunk)
-    critic_shape = model.width, model.depth, model.critic_activation, model.critic_layer_norm
+    critic_shape = model.width, model.depth, model.critic_activation, model.critic_layer_norm, model.dtype
     critic, one_critic = Critic(model.critic_ensemble, *critic_shape), Critic(1, *critic_shape)
     # What policy improvement may need beside them. The student is a denoiser that is only ever asked about pure noise.
     student = make_denoiser(model, agent.chunk)

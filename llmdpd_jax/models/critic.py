@@ -1,6 +1,7 @@
 """The critic, an ensemble of action values, and the MLP that it and the agent's predictions are made of."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -33,6 +34,7 @@ class ConditionedMLP(nn.Module):
     depth: int = 3
     activation: str = "relu"
     layer_norm: bool = True
+    dtype: str = "float32"  # of the hidden layers' arithmetic; parameters and outputs are float32
 
     @nn.compact
     def __call__(self, observation: Array, action: Array | None, context: Array) -> Array:
@@ -43,16 +45,17 @@ class ConditionedMLP(nn.Module):
         act = activation(self.activation)
         inputs = [observation] if action is None else [observation, action]
         start = each_by_itself([x.shape[-1] for x in inputs])
-        hidden = nn.Dense(self.width, name="input", kernel_init=start)(jnp.concatenate(inputs, axis=-1))
+        dense = partial(nn.Dense, self.width, dtype=self.dtype)
+        hidden = dense(name="input", kernel_init=start)(jnp.concatenate(inputs, axis=-1))
         if context.shape[-1] > 0:
-            hidden = hidden + nn.Dense(self.width, name="context", use_bias=False)(context)
+            hidden = hidden + dense(name="context", use_bias=False)(context)
         for i in range(self.depth):
             if i > 0:
-                hidden = nn.Dense(self.width, name=f"hidden_{i}")(hidden)
+                hidden = dense(name=f"hidden_{i}")(hidden)
             if self.layer_norm:
-                hidden = nn.LayerNorm(name=f"norm_{i}")(hidden)
+                hidden = nn.LayerNorm(name=f"norm_{i}", dtype=self.dtype)(hidden)
             hidden = act(hidden)
-        return nn.Dense(self.outputs, name="out")(hidden)
+        return nn.Dense(self.outputs, name="out")(hidden.astype(jnp.float32))
 
 
 class Critic(nn.Module):
@@ -63,6 +66,7 @@ class Critic(nn.Module):
     depth: int = 3
     activation: str = "relu"
     layer_norm: bool = True
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, observation: Array, action: Array, context: Array) -> Array:
@@ -73,6 +77,6 @@ class Critic(nn.Module):
             axis_size=self.ensemble,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-        )(1, self.width, self.depth, self.activation, self.layer_norm, name="members")
+        )(1, self.width, self.depth, self.activation, self.layer_norm, self.dtype, name="members")
         seen, done = (jnp.broadcast_to(x, (self.ensemble, *x.shape)) for x in (observation, action))
         return jnp.squeeze(members(seen, done, context), axis=-1)

@@ -1,6 +1,9 @@
 """The denoiser: a noised action, its diffusion step, the observation and the context -> the network's prediction."""
 
+from functools import partial
+
 import flax.linen as nn
+import jax.numpy as jnp
 import ml_collections
 
 from llmdpd_jax.errors import UserError
@@ -20,8 +23,8 @@ def make_denoiser(model: ml_collections.ConfigDict, chunk: int) -> nn.Module:
     if model.denoiser not in DENOISERS:
         raise UserError(f"model.denoiser: {model.denoiser!r} is unknown; choose one of {list(DENOISERS)}")
     if model.denoiser == "dit":
-        return DiTDenoiser(chunk, model.width, model.depth, model.heads, model.denoiser_activation)
-    return MLPDenoiser(model.width, model.depth, model.denoiser_activation)
+        return DiTDenoiser(chunk, model.width, model.depth, model.heads, model.denoiser_activation, model.dtype)
+    return MLPDenoiser(model.width, model.depth, model.denoiser_activation, model.dtype)
 
 
 def fused_context(model: ml_collections.ConfigDict, context: Array) -> Array:
@@ -39,23 +42,22 @@ class MLPDenoiser(nn.Module):
     width: int = 256
     depth: int = 3
     activation: str = "relu"
+    dtype: str = "float32"  # of the hidden layers' arithmetic; parameters and outputs are float32
 
     @nn.compact
     def __call__(self, x: Array, k: Array, observation: Array, context: Array) -> Array:
         """x [..., A], k float [...], observation [..., O], context [..., C] -> [..., A]."""
-        act = activation(self.activation)
+        act, dense = activation(self.activation), partial(nn.Dense, self.width, dtype=self.dtype)
         hidden = (
-            nn.Dense(self.width, name="action")(x)
-            + nn.Dense(self.width, name="observation")(observation)
-            + nn.Dense(self.width, name="step")(step_embedding(k, 16))
+            dense(name="action")(x) + dense(name="observation")(observation) + dense(name="step")(step_embedding(k, 16))
         )
         has_context = context.shape[-1] > 0
         if has_context:
-            hidden = hidden + nn.Dense(self.width, name="context")(context)
+            hidden = hidden + dense(name="context")(context)
         for i in range(self.depth - 1):
-            update = nn.Dense(self.width, name=f"hidden_{i}")(act(hidden))
+            update = dense(name=f"hidden_{i}")(act(hidden))
             if has_context:
-                scale, shift = (nn.Dense(self.width, name=f"{n}_{i}")(context) for n in ("scale", "shift"))
+                scale, shift = (dense(name=f"{n}_{i}")(context) for n in ("scale", "shift"))
                 update = update * (1.0 + scale) + shift
             hidden = hidden + update
-        return nn.Dense(x.shape[-1], name="out", kernel_init=nn.initializers.zeros)(act(hidden))
+        return nn.Dense(x.shape[-1], name="out", kernel_init=nn.initializers.zeros)(act(hidden).astype(jnp.float32))

@@ -1,5 +1,7 @@
 """A small transformer as denoiser, after DiT (Peebles & Xie 2023, arXiv 2212.09748)."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,17 +18,18 @@ class Attention(nn.Module):
 
     heads: int = 4
     zero_init: bool = False  # of what is added to the tokens
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, tokens: Array, others: Array) -> Array:
         width = tokens.shape[-1]
         shape = self.heads, width // self.heads
-        query = nn.DenseGeneral(shape, name="query")(tokens)
-        key, value = (nn.DenseGeneral(shape, name=name)(others) for name in ("key", "value"))
+        query = nn.DenseGeneral(shape, dtype=self.dtype, name="query")(tokens)
+        key, value = (nn.DenseGeneral(shape, dtype=self.dtype, name=name)(others) for name in ("key", "value"))
         scores = jnp.einsum("...qhd,...khd->...hqk", query, key) / jnp.sqrt(shape[-1])
         read = jnp.einsum("...hqk,...khd->...qhd", jax.nn.softmax(scores), value)
         init = nn.initializers.zeros if self.zero_init else nn.linear.default_kernel_init
-        return nn.DenseGeneral(width, axis=(-2, -1), kernel_init=init, name="out")(read)
+        return nn.DenseGeneral(width, axis=(-2, -1), kernel_init=init, dtype=self.dtype, name="out")(read)
 
 
 def modulate(x: Array, shift: Array, scale: Array) -> Array:
@@ -43,24 +46,25 @@ class DiTBlock(nn.Module):
 
     heads: int = 4
     activation: str = "relu"
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, tokens: Array, condition: Array, prompts: Array | None) -> Array:
         """tokens [..., L, D], condition [..., D], prompts [..., K, D] or None -> [..., L, D]."""
-        width = tokens.shape[-1]
-        modulation = nn.Dense(6 * width, kernel_init=nn.initializers.zeros, name="modulation")(condition)
+        width, dense = tokens.shape[-1], partial(nn.Dense, dtype=self.dtype)
+        modulation = dense(6 * width, kernel_init=nn.initializers.zeros, name="modulation")(condition)
         shift_0, scale_0, gate_0, shift_1, scale_1, gate_1 = jnp.split(modulation, 6, axis=-1)
 
         def norm(name: str) -> nn.LayerNorm:
-            return nn.LayerNorm(use_bias=False, use_scale=False, name=name)
+            return nn.LayerNorm(use_bias=False, use_scale=False, dtype=self.dtype, name=name)
 
         seen = modulate(norm("norm_0")(tokens), shift_0, scale_0)
-        tokens = tokens + gate_0[..., None, :] * Attention(self.heads, name="attention")(seen, seen)
+        tokens = tokens + gate_0[..., None, :] * Attention(self.heads, dtype=self.dtype, name="attention")(seen, seen)
         if prompts is not None:
-            read = Attention(self.heads, zero_init=True, name="prompts")
-            tokens = tokens + read(nn.LayerNorm(name="norm_prompts")(tokens), prompts)
-        hidden = nn.Dense(4 * width, name="hidden")(modulate(norm("norm_1")(tokens), shift_1, scale_1))
-        update = nn.Dense(width, name="update")(activation(self.activation)(hidden))
+            read = Attention(self.heads, zero_init=True, dtype=self.dtype, name="prompts")
+            tokens = tokens + read(nn.LayerNorm(dtype=self.dtype, name="norm_prompts")(tokens), prompts)
+        hidden = dense(4 * width, name="hidden")(modulate(norm("norm_1")(tokens), shift_1, scale_1))
+        update = dense(width, name="update")(activation(self.activation)(hidden))
         return tokens + gate_1[..., None, :] * update
 
 
@@ -76,6 +80,7 @@ class DiTDenoiser(nn.Module):
     depth: int = 3
     heads: int = 4
     activation: str = "relu"
+    dtype: str = "float32"  # of the hidden layers' arithmetic; parameters and outputs are float32
 
     @nn.compact
     def __call__(self, x: Array, k: Array, observation: Array, context: Array) -> Array:
@@ -84,26 +89,33 @@ class DiTDenoiser(nn.Module):
         The context is the fused one and the vectors of text and trajectory prompt, C numbers each (`PromptEncoder`
         with `keep_prompts`).
         """
+        dense = partial(nn.Dense, self.width, dtype=self.dtype)
+
+        def learned(name: str, rows: int) -> Array:
+            return self.param(name, nn.initializers.normal(0.02), (rows, self.width)).astype(self.dtype)
+
         actions = x.reshape(*x.shape[:-1], self.chunk, -1)
-        tokens = nn.Dense(self.width, name="action")(actions)
-        tokens = tokens + self.param("position", nn.initializers.normal(0.02), (self.chunk, self.width))
-        seen = nn.Dense(self.width, name="observation")(observation)
-        condition = seen + nn.Dense(self.width, name="step")(step_embedding(k, 16))
+        tokens = dense(name="action")(actions)
+        tokens = tokens + learned("position", self.chunk)
+        seen = dense(name="observation")(observation)
+        condition = seen + dense(name="step")(step_embedding(k, 16))
         prompts = None
         if context.shape[-1] > 0:
             fused, *vectors = jnp.split(context, 3, axis=-1)
-            condition = condition + nn.Dense(self.width, name="context")(fused)
-            prompts = nn.Dense(self.width, name="prompt")(jnp.stack(vectors, axis=-2))
-            prompts = prompts + self.param("kind", nn.initializers.normal(0.02), (2, self.width))
-        condition = nn.silu(nn.Dense(self.width, name="condition")(nn.silu(condition)))
+            condition = condition + dense(name="context")(fused)
+            prompts = dense(name="prompt")(jnp.stack(vectors, axis=-2))
+            prompts = prompts + learned("kind", 2)
+        condition = nn.silu(dense(name="condition")(nn.silu(condition)))
 
         batch = jnp.broadcast_shapes(tokens.shape[:-2], seen.shape[:-1])
         tokens = jnp.broadcast_to(tokens, (*batch, *tokens.shape[-2:]))
         tokens = jnp.concatenate([jnp.broadcast_to(seen, (*batch, self.width))[..., None, :], tokens], axis=-2)
         for i in range(self.depth):
-            tokens = DiTBlock(self.heads, self.activation, name=f"block_{i}")(tokens, condition, prompts)
-        modulation = nn.Dense(2 * self.width, kernel_init=nn.initializers.zeros, name="modulation")(condition)
-        tokens = nn.LayerNorm(use_bias=False, use_scale=False, name="norm")(tokens[..., 1:, :])
+            tokens = DiTBlock(self.heads, self.activation, self.dtype, name=f"block_{i}")(tokens, condition, prompts)
+        modulation = nn.Dense(2 * self.width, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="modulation")(
+            condition
+        )
+        tokens = nn.LayerNorm(use_bias=False, use_scale=False, dtype=self.dtype, name="norm")(tokens[..., 1:, :])
         tokens = modulate(tokens, *jnp.split(modulation, 2, axis=-1))
-        output = nn.Dense(actions.shape[-1], kernel_init=nn.initializers.zeros, name="out")(tokens)
+        output = nn.Dense(actions.shape[-1], kernel_init=nn.initializers.zeros, name="out")(tokens.astype(jnp.float32))
         return output.reshape(*output.shape[:-2], -1)

@@ -7,6 +7,7 @@ from networks import random_params, randomise
 
 from llmdpd_jax.models.critic import ConditionedMLP, Critic, each_by_itself
 from llmdpd_jax.models.denoiser import MLPDenoiser
+from llmdpd_jax.models.dit import DiTDenoiser
 from llmdpd_jax.models.layers import step_embedding
 
 GROUPS, SIZE = 3, 4
@@ -100,3 +101,32 @@ def test_inputs_start_as_if_each_had_a_layer_of_its_own():
     kernel = each_by_itself([4, 100])(jax.random.key(0), (104, 2000))
     np.testing.assert_allclose(kernel[:4].var(), 1 / 4, rtol=0.05)
     np.testing.assert_allclose(kernel[4:].var(), 1 / 100, rtol=0.05)
+
+
+@pytest.mark.parametrize("network", ["critic", "mlp", "dit"])
+def test_bfloat16_is_near_float32(network, inputs):
+    """Hidden layers round to 8 bits; parameters, outputs and gradients stay float32."""
+    observation, action, k, context = inputs
+    given = (observation, action, context)
+    if network == "critic":
+        exact, rough = (Critic(width=64, dtype=dtype) for dtype in ("float32", "bfloat16"))
+    else:
+        given = (action, k, observation, context)
+        if network == "mlp":
+            exact, rough = (MLPDenoiser(width=64, dtype=dtype) for dtype in ("float32", "bfloat16"))
+        else:
+            given = (action, k, observation, np.tile(context, 3))
+            exact, rough = (DiTDenoiser(width=64, depth=2, dtype=dtype) for dtype in ("float32", "bfloat16"))
+    params = random_params(exact, *given)
+
+    def loss(params, module):
+        out = module.apply({"params": params}, *given)
+        assert out.dtype == np.float32
+        return (out**2).mean(), out
+
+    slopes, (expected, found) = zip(
+        *[jax.grad(loss, has_aux=True)(params, module) for module in (exact, rough)], strict=True
+    )
+    size = np.abs(expected).max()
+    assert 1e-5 * size < np.abs(found - expected).max() < 0.1 * size
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(slopes[1]))

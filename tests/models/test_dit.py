@@ -111,7 +111,7 @@ def test_one_transition_does_not_see_another(inputs, params):
     x, k, observation, context = (np.array(array) for array in inputs)
     plain = ask(params, x, k, observation, context)
     x[0, 0] += 1.0
-    changed = np.abs(ask(params, x, k, observation, context) - plain).max(-1) > 1e-6
+    changed = np.abs(ask(params, x, k, observation, context) - plain).max(-1) > 1e-4
     assert changed[0, 0] and changed.sum() == 1
 
 
