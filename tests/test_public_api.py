@@ -12,6 +12,7 @@ import llmdpd_jax
 from llmdpd_jax import Guidance, load_policy
 from llmdpd_jax.errors import UserError
 
+SEEN = np.random.default_rng(3).uniform(-1, 1, (64, 2))  # so many that some actions lie within the bounds
 HERE, THERE = "Navigate to position (0.31, -0.42).", "Navigate to position (-0.80, 0.77)."
 
 
@@ -124,14 +125,14 @@ def test_any_batch_shape(policy, observations, texts, actions):
 
 def test_actions_depend_on_observation_prompt_and_key(policy):
     here = policy.prompt(HERE)
-    first = act(policy, here)
-    np.testing.assert_array_equal(first, act(policy, here))
+    first = act(policy, here, SEEN)
+    np.testing.assert_array_equal(first, act(policy, here, SEEN))
     for other in (
-        act(policy, here, seed=1),
-        act(policy, here, (-0.9, 0.9)),
-        act(policy, policy.prompt(THERE)),
-        act(policy, here, steps=1),
-        act(policy, here, sampler="ancestral"),
+        act(policy, here, SEEN, seed=1),
+        act(policy, here, -SEEN),
+        act(policy, policy.prompt(THERE), SEEN),
+        act(policy, here, SEEN, steps=1),
+        act(policy, here, SEEN, sampler="ancestral"),
     ):
         assert np.abs(first - other).max() > 1e-3
 
@@ -139,13 +140,19 @@ def test_actions_depend_on_observation_prompt_and_key(policy):
 def test_guidance(policy):
     """1 is plain; 0 leaves a prompt out, exactly as if it had not been given; in between and beyond lie others."""
     both, text, trajectory = policy.prompt(HERE, episode()), policy.prompt(HERE), policy.prompt(trajectory=episode())
-    plain = act(policy, both)
-    np.testing.assert_allclose(act(policy, both, guidance={"text": 1.0, "trajectory": 1.0}), plain, atol=1e-5)
-    np.testing.assert_allclose(act(policy, both, guidance=Guidance()), plain, atol=1e-5)
-    np.testing.assert_allclose(act(policy, both, guidance={"trajectory": 0.0}), act(policy, text), atol=1e-5)
-    np.testing.assert_allclose(act(policy, both, guidance={"text": 0.0}), act(policy, trajectory), atol=1e-5)
-    np.testing.assert_allclose(act(policy, text, guidance={"text": 0.0}), act(policy, policy.prompt()), atol=1e-5)
-    assert np.abs(act(policy, text, guidance={"text": 2.0}) - act(policy, text)).max() > 1e-3
+    plain = act(policy, both, SEEN)
+    np.testing.assert_allclose(act(policy, both, SEEN, guidance={"text": 1.0, "trajectory": 1.0}), plain, atol=1e-5)
+    np.testing.assert_allclose(act(policy, both, SEEN, guidance=Guidance()), plain, atol=1e-5)
+    np.testing.assert_allclose(
+        act(policy, both, SEEN, guidance={"trajectory": 0.0}), act(policy, text, SEEN), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        act(policy, both, SEEN, guidance={"text": 0.0}), act(policy, trajectory, SEEN), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        act(policy, text, SEEN, guidance={"text": 0.0}), act(policy, policy.prompt(), SEEN), atol=1e-5
+    )
+    assert np.abs(act(policy, text, SEEN, guidance={"text": 2.0}) - act(policy, text, SEEN)).max() > 1e-3
     with pytest.raises(UserError, match=r"unknown prompt \['txt'\]"):
         act(policy, both, guidance={"txt": 1.0})
 

@@ -146,13 +146,19 @@ class FlaxDiffusionQL:
         seen = jax.random.normal(jax.random.key(1), (batch, OBSERVATION))
         context = Context(*[no_context(batch)] * 3)
         self.sampler, steps = (STUDENT, None) if improvement == "student" else ("ddim", self.config.diffusion.steps)
-        self.act = jax.jit(lambda params, key: self.core.act(params, seen, context, key, self.sampler, steps))
+
+        def act(params: dict, key: Array) -> tuple[Array, Array]:
+            """Actions, and the key of the next call: at batch 1 a call to split keys would cost as much as acting."""
+            key, key_act = jax.random.split(key)
+            return self.core.act(params, seen, context, key_act, self.sampler, steps), key
+
+        self.act = jax.jit(act)
 
     def facts(self) -> dict:
         """The device, and the FLOPs of the matrix products that a run cannot do without."""
         device = jax.devices()[0]
         per_row = necessary_flops(self.state.params, self.config)
-        count = len(jax.tree.leaves(self.act(self.state.acting, self.key))[0])
+        count = len(self.act(self.state.acting, self.key)[0])
         acted = per_row["student"] if self.sampler == STUDENT else per_row["chain"]
         return {
             "platform": device.platform,
@@ -170,8 +176,8 @@ class FlaxDiffusionQL:
             return
         params = self.state.acting
         for _ in range(self.calls):
-            self.key, key = jax.random.split(self.key)
-            np.asarray(self.act(params, key))
+            actions, self.key = self.act(params, self.key)
+            np.asarray(actions)
 
     def result(self, layer: None) -> np.ndarray:
         """The loss and its gradients by all weight matrices."""

@@ -122,7 +122,7 @@ def test_states_that_differ_stop_the_comparison():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing"], "there is no 'nothing'; choose text"),
+        (["nothing"], "there is no 'nothing'; choose train, sample"),
         (["text", "--repeats=0"], "repeats: expected a whole number from 1"),
         (["text", "--threads=9999"], "threads: this process may use 1 to"),
         (["text", "--source=absent.gguf"], "absent.gguf"),
