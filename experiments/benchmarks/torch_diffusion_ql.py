@@ -5,13 +5,14 @@ and AdamW, in-place slow copies, no gradient that nobody needs. Needs the extra 
 """
 
 import copy
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from llmdpd_jax.bench.peak import flops_per_second, matmul_size
 
 ACTIVATIONS = {"mish": F.mish, "relu": F.relu}
 BETA_MIN, BETA_MAX = 0.1, 10.0
@@ -248,9 +249,7 @@ class TorchDiffusionQL:
 
     def matmul(self) -> float:
         """FLOP/s of one large matrix product."""
-        size = 2048 if self.device == "cpu" else 8192
+        size = matmul_size(self.device)
         matrix = torch.ones((size, size), device=self.device)
         with torch.inference_mode():
-            start = time.perf_counter()
-            (matrix @ matrix)[0, 0].item()
-            return 2 * size**3 / (time.perf_counter() - start)
+            return flops_per_second(lambda: (matrix @ matrix)[0, 0].item(), size)

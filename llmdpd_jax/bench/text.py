@@ -7,18 +7,17 @@ compiled for it.
 """
 
 import importlib.util
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
 from llmdpd_jax.bench.machine import cpu_name
+from llmdpd_jax.bench.peak import flops_per_second, jax_matmul, matmul_size
 from llmdpd_jax.bench.rows import Report, Row
 from llmdpd_jax.bench.workers import Worker, take_turns
 from llmdpd_jax.errors import UserError
@@ -66,11 +65,7 @@ class FlaxText:
 
     def matmul(self) -> float:
         """FLOP/s of one large matrix product."""
-        size = _matmul_size(jax.devices()[0].platform)
-        matrix = jnp.ones((size, size), jnp.float32)
-        with jax.default_matmul_precision("highest"):
-            product = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
-        return _flops_per_second(lambda: product(matrix, matrix).block_until_ready(), size)
+        return jax_matmul()
 
 
 class TorchText:
@@ -121,9 +116,9 @@ class TorchText:
 
     def matmul(self) -> float:
         """FLOP/s of one large matrix product."""
-        size = _matmul_size(self.device)
+        size = matmul_size(self.device)
         matrix = self.torch.ones((size, size), device=self.device)
-        return _flops_per_second(lambda: (matrix @ matrix)[0, 0].item(), size)
+        return flops_per_second(lambda: (matrix @ matrix)[0, 0].item(), size)
 
 
 def _torch_model(source: str):
@@ -143,16 +138,6 @@ def matmul_flops(params: dict, tokens: int) -> float:
     """FLOPs of multiplying tokens with all weight matrices: what any implementation has to do, without attention."""
     kernels = [leaf.size for path, leaf in flatten_dict(params).items() if path[-1] == "kernel"]
     return 2.0 * tokens * sum(kernels)
-
-
-def _matmul_size(platform: str) -> int:
-    return 2048 if platform == "cpu" else 8192
-
-
-def _flops_per_second(product: Callable[[], object], size: int) -> float:
-    start = time.perf_counter()
-    product()
-    return 2 * size**3 / (time.perf_counter() - start)
 
 
 def bench_texts(source: str, count: int) -> list[str]:

@@ -1,5 +1,7 @@
 """Learning on a problem whose best action is known: the number that the text prompt names."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,19 @@ from llmdpd_jax.types import Batch
 
 GROUPS, SIZE = 8, 16
 GOALS = np.float32([0.5, -0.5])
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def train(agent, draw_batch, steps, key):
+    """The state after so many updates, each on a batch of `draw_batch(key)`."""
+
+    def one_update(state, key):
+        key_batch, key_update = jax.random.split(key)
+        return agent.update(state, *draw_batch(key_batch), key_update)[0], None
+
+    key_init, key_run = jax.random.split(key)
+    state = agent.init(key_init, *draw_batch(key_init))
+    return jax.lax.scan(one_update, state, jax.random.split(key_run, steps))[0]
 
 
 @pytest.mark.slow
@@ -60,16 +75,6 @@ def test_uniform_data_and_a_named_goal_give_actions_at_the_goal(policy_improveme
         ), jax.tree.map(lambda x: jnp.asarray(x)[task_id], texts)
 
     @jax.jit
-    def train(key):
-        def one_update(state, key):
-            key_batch, key_update = jax.random.split(key)
-            return agent.update(state, *draw_batch(key_batch), key_update)[0], None
-
-        key_init, key_run = jax.random.split(key)
-        state = agent.init(key_init, *draw_batch(key_init))
-        return jax.lax.scan(one_update, state, jax.random.split(key_run, config.train.steps))[0]
-
-    @jax.jit
     def act(params, has_text):
         """Actions [2, 200] for the two tasks."""
         vectors = (
@@ -80,7 +85,7 @@ def test_uniform_data_and_a_named_goal_give_actions_at_the_goal(policy_improveme
         context = jax.tree.map(lambda c: c[:, None], context)
         return agent.act(params, jnp.zeros((2, 200, 1)), context, jax.random.key(5))[..., 0]
 
-    state = train(jax.random.key(0))
+    state = train(agent, draw_batch, config.train.steps, jax.random.key(0))
     actions = np.asarray(act(state.ema, jnp.ones(2, bool)))
     np.testing.assert_allclose(actions.mean(1), GOALS, atol=0.15)
     assert np.sqrt(np.mean((actions - GOALS[:, None]) ** 2)) < 0.25
@@ -138,16 +143,6 @@ def test_a_chunk_of_actions_does_what_each_of_its_steps_asks_for(denoiser):
         return batch, jax.tree.map(lambda x: jnp.asarray(x)[batch.task_id], texts)
 
     @jax.jit
-    def train(key):
-        def one_update(state, key):
-            key_batch, key_update = jax.random.split(key)
-            return agent.update(state, *draw_batch(key_batch), key_update)[0], None
-
-        key_init, key_run = jax.random.split(key)
-        state = agent.init(key_init, *draw_batch(key_init))
-        return jax.lax.scan(one_update, state, jax.random.split(key_run, config.train.steps))[0]
-
-    @jax.jit
     def act(params):
         """Chunks [2 tasks, 2 observations, 100, 3]."""
         text, no = agent.read_text(params, texts), jnp.zeros(2, bool)
@@ -155,7 +150,7 @@ def test_a_chunk_of_actions_does_what_each_of_its_steps_asks_for(denoiser):
         observation = jnp.broadcast_to(jnp.array([1.0, -1.0])[:, None, None], (2, 2, 100, 1))
         return agent.act(params, observation, context, jax.random.key(5))
 
-    plans = np.asarray(act(train(jax.random.key(0)).ema))
+    plans = np.asarray(act(train(agent, draw_batch, config.train.steps, jax.random.key(0)).ema))
     turns = np.array([[1, -1, 1], [-1, 1, -1]])
     expected = GOALS[:, None, None] * turns
     # Cloning alone would give means of 0, 0.5 away.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_llama import CONFIG, tiny_tensors, write_folder
 
-from llmdpd_jax.bench import registry, text
+from llmdpd_jax.bench import peak, registry, text
 from llmdpd_jax.cli.main import main
 from llmdpd_jax.errors import UserError
 
@@ -29,7 +29,7 @@ def few_texts(monkeypatch):
 def test_flops_by_hand():
     params = {"embed": {"embedding": np.ones((9, 9))}, "layers": {"up": {"kernel": np.ones((2, 3, 5))}}}
     assert text.matmul_flops(params, tokens=7) == 2 * 7 * 2 * 3 * 5
-    assert text._flops_per_second(lambda: None, 100) > 2e6
+    assert peak.flops_per_second(lambda: None, 100) > 2e6
 
 
 def test_texts_are_distinct_and_read_through_the_encoder(llm):
