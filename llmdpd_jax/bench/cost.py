@@ -6,7 +6,7 @@ at the sizes of the default config.
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ from llmdpd_jax.bench.diffusion import (
     necessary_flops,
     single_task,
 )
-from llmdpd_jax.bench.machine import cpu_name
+from llmdpd_jax.bench.machine import cpu_name, keep_to_cpus
 from llmdpd_jax.bench.rows import Report, Row
 from llmdpd_jax.config import default_config
 from llmdpd_jax.types import Batch, TextPrompt, TrajectoryPrompt
@@ -80,24 +80,25 @@ def kernel_calls(hlo: str) -> int:
     return count(entry)
 
 
-def run_step_cost() -> Report:
+def run_step_cost(cpus: Sequence[int]) -> Report:
     """Rows of a case each: GFLOP of matrix products (reference: what is necessary), MB, kernels, compile seconds."""
+    keep_to_cpus(list(cpus))
     rows: list[Row] = []
     networks = next(iter(NETWORKS))
     for improvement in POLICY_IMPROVEMENTS:
         config = bench_config(networks, improvement)
         _, state, update = single_task(config)
         needed = necessary_flops(state.params, config)["update"] * BATCH
-        rows += cost_rows(f"{improvement}, {networks}", update, (state, bench_batch()), needed)
+        rows += cost_rows(f"{improvement}, {networks}", update, (state, bench_batch()), needed, len(cpus))
     config = default_config()
     agent = make_agent(config, OBSERVATION, ACTION)
     batch, text = whole_inputs(config)
     state = jax.jit(agent.init)(jax.random.key(0), batch, text)
-    rows += cost_rows("both prompts, default networks", agent.update, (state, batch, text), None)
+    rows += cost_rows("both prompts, default networks", agent.update, (state, batch, text), None, len(cpus))
     return Report(tuple(rows))
 
 
-def cost_rows(name: str, update: Callable, inputs: tuple, needed: float | None) -> list[Row]:
+def cost_rows(name: str, update: Callable, inputs: tuple, needed: float | None, threads: int) -> list[Row]:
     """The rows of one update `(*inputs, key) -> ...`."""
     inputs = (*inputs, jax.random.key(0))
     counted = counted_flops(jax.make_jaxpr(update)(*inputs).jaxpr)
@@ -107,7 +108,7 @@ def cost_rows(name: str, update: Callable, inputs: tuple, needed: float | None) 
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
     device = jax.devices()[0]
-    shared = {"threads": 1, "device": cpu_name() if device.platform == "cpu" else device.device_kind}
+    shared = {"threads": threads, "device": cpu_name() if device.platform == "cpu" else device.device_kind}
     reference = {"reference": "necessary", "reference_value": needed / 1e9} if needed else {}
     figures = {
         "matrix products": (counted / 1e9, "GFLOP", reference),

@@ -25,7 +25,7 @@ class Settings:
 BENCHMARKS: dict[str, Callable[[Settings], Report]] = {
     "train": lambda settings: diffusion.run_train(choose_cpus(settings.threads), settings.repeats),
     "sample": lambda settings: diffusion.run_sample(choose_cpus(settings.threads), settings.repeats),
-    "step-cost": lambda settings: cost.run_step_cost(),
+    "step-cost": lambda settings: cost.run_step_cost(choose_cpus(settings.threads)),
     "text": lambda settings: text.run(settings.source, choose_cpus(settings.threads), settings.repeats),
 }
 
