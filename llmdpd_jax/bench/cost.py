@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from llmdpd_jax.agents.diffusion_ql import POLICY_IMPROVEMENTS
@@ -99,7 +100,7 @@ def run_step_cost(cpus: Sequence[int]) -> Report:
         rows += cost_rows(f"{improvement}, {networks}", update, (state, bench_batch()), needed, len(cpus))
     config = default_config()
     agent = make_agent(config, OBSERVATION, ACTION)
-    batch, text = whole_inputs(config)
+    batch, text = whole_inputs(config, OBSERVATION, ACTION)
     state = jax.jit(agent.init)(jax.random.key(0), batch, text)
     rows += cost_rows("both prompts, default networks", agent.update, (state, batch, text), None, len(cpus))
     return Report(tuple(rows))
@@ -130,21 +131,23 @@ def cost_rows(name: str, update: Callable, inputs: tuple, needed: float | None, 
     ]
 
 
-def whole_inputs(config) -> tuple[Batch, TextPrompt]:
-    """A batch and text prompts of the default config's sizes: their values do not change the cost."""
+def whole_inputs(
+    config: ml_collections.ConfigDict, observation_size: int, action_size: int
+) -> tuple[Batch, TextPrompt]:
+    """A batch and text prompts of a config's sizes: their values do not change the cost."""
     groups, size, length = config.data.groups, config.data.group_size, config.data.prompt_length
     prompt = TrajectoryPrompt(
-        observations=jnp.ones((groups, length, OBSERVATION)),
-        actions=jnp.ones((groups, length, ACTION)),
+        observations=jnp.ones((groups, length, observation_size)),
+        actions=jnp.ones((groups, length, action_size)),
         rewards=jnp.ones((groups, length)),
-        next_observations=jnp.ones((groups, length, OBSERVATION)),
+        next_observations=jnp.ones((groups, length, observation_size)),
         mask=jnp.ones((groups, length), bool),
     )
     batch = Batch(
-        observations=jnp.ones((groups, size, OBSERVATION)),
-        actions=jnp.ones((groups, size, ACTION)),
+        observations=jnp.ones((groups, size, observation_size)),
+        actions=jnp.ones((groups, size, action_size)),
         rewards=jnp.ones((groups, size)),
-        next_observations=jnp.ones((groups, size, OBSERVATION)),
+        next_observations=jnp.ones((groups, size, observation_size)),
         terminations=jnp.zeros((groups, size), bool),
         task_id=jnp.arange(groups),
         prompt=prompt,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from llmdpd_jax.bench import cost, diffusion, text
+from llmdpd_jax.bench import cost, diffusion, env, text
 from llmdpd_jax.bench.machine import choose_cpus
 from llmdpd_jax.bench.rows import Report
 from llmdpd_jax.errors import UserError
@@ -16,6 +16,7 @@ class Settings:
     threads: int | None = None  # that each side may use; None: all CPUs of this process
     repeats: int = 5  # turns of each side, whose median counts
     source: str = "smollm2"  # the LLM, for benchmarks that read with one
+    family: str = "cheetah_vel"  # the task family, for benchmarks that act in one
 
     def __post_init__(self):
         if self.repeats < 1:
@@ -26,6 +27,8 @@ BENCHMARKS: dict[str, Callable[[Settings], Report]] = {
     "train": lambda settings: diffusion.run_train(choose_cpus(settings.threads), settings.repeats),
     "sample": lambda settings: diffusion.run_sample(choose_cpus(settings.threads), settings.repeats),
     "step-cost": lambda settings: cost.run_step_cost(choose_cpus(settings.threads)),
+    "env": lambda settings: env.run_env(settings.family, choose_cpus(settings.threads), settings.repeats),
+    "eval": lambda settings: env.run_eval(settings.family, choose_cpus(settings.threads), settings.repeats),
     "text": lambda settings: text.run(settings.source, choose_cpus(settings.threads), settings.repeats),
 }
 

@@ -100,13 +100,14 @@ class Worker:
             return np.load(file)
 
 
-def take_turns(workers: Mapping[str, Worker], repeats: int) -> tuple[dict[str, float], float]:
+def take_turns(workers: Mapping[str, Worker], repeats: int, peak: bool = True) -> tuple[dict[str, float], float]:
     """Median seconds of each worker's work, and the highest FLOP/s that any of them reached in a matrix product.
 
-    Every worker works once before (compilation). Every second round goes the other way round.
+    Every worker works once before (compilation). Every second round goes the other way round. Without `peak` no matrix
+    product is timed.
     """
     seconds: dict[str, list[float]] = {name: [] for name in workers}
-    peak = 0.0
+    highest = 0.0
     order = list(workers)
     with progress_bar() as bar:
         for turn in bar.track(range(repeats + 1), description="taking turns"):
@@ -115,8 +116,9 @@ def take_turns(workers: Mapping[str, Worker], repeats: int) -> tuple[dict[str, f
                 elapsed = workers[name].ask(do="time")
                 if turn:
                     seconds[name].append(elapsed)
-                    peak = max(peak, workers[name].ask(do="matmul"))
-    return {name: statistics.median(times) for name, times in seconds.items()}, peak
+                if turn and peak:
+                    highest = max(highest, workers[name].ask(do="matmul"))
+    return {name: statistics.median(times) for name, times in seconds.items()}, highest
 
 
 def serve() -> None:

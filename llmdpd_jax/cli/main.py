@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     options.overrides = overrides
     try:
-        if options.command in (collect, embed, train, distill, evaluate, sweep):
+        if options.command in (collect, expert, embed, train, distill, evaluate, sweep):
             keep_compiled()
         return options.command(options) or 0
     except UserError as error:
@@ -62,6 +62,13 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--out", type=Path, help="folder of tasks.json (default: data/FAMILY)")
     sub.add_argument("--overwrite", action="store_true", help="write data sets anew that are already there")
+
+    sub = add(expert)
+    sub.add_argument("--family", required=True, help="task family")
+    sub.add_argument("--task", help="train on this one task instead of all")
+    sub.add_argument("--steps", type=int, default=12_000_000, help="of the environment (default: %(default)s)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--out", type=Path, help="file to write (default: runs/experts/FAMILY.safetensors)")
 
     sub = add(embed)
     sub.add_argument("--fetch", action="store_true", help="only obtain the LLM's weights")
@@ -127,11 +134,12 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, help="folder of the merged results (needed for several runs)")
 
     sub = add(bench)
-    sub.add_argument("name", help="what to measure: train, sample, step-cost, text")
+    sub.add_argument("name", help="what to measure: train, sample, step-cost, env, eval, text")
     sub.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to FILE")
     sub.add_argument("--threads", type=int, help="CPUs each side may use (default: all of this process)")
     sub.add_argument("--repeats", type=int, default=5, help="turns of each side; medians count (default: %(default)s)")
     sub.add_argument("--source", default="smollm2", help="LLM, as text.source of a config (default: %(default)s)")
+    sub.add_argument("--family", default="cheetah_vel", help="task family of env and eval (default: %(default)s)")
 
     add(doctor)
     return parser
@@ -176,6 +184,17 @@ def collect(options) -> None:
     )
     config = Path("configs") / f"{options.family}.py"
     print(f"next: llmdpd train --config={config} --config.data.manifest={done.manifest.path} --out=runs/NAME")
+
+
+def expert(options) -> None:
+    """train the expert that logs a family's data, where learning is the way to one"""
+    from llmdpd_jax.training.expert import train_expert
+
+    out = options.out or Path("runs") / "experts" / f"{options.task or options.family}.safetensors"
+    record = train_expert(options.family, options.steps, out, options.task, options.seed)
+    for quality, returns in record["returns"].items():
+        print(f"{quality}: mean return {sum(returns.values()) / len(returns):.1f} of {len(returns)} tasks")
+    print(f"{out}: {record['steps']} steps in {record['seconds']} s")
 
 
 def embed(options) -> None:
@@ -342,7 +361,7 @@ def bench(options) -> None:
 
     if options.json is not None:
         check_target(options.json)
-    done = run_benchmark(options.name, Settings(options.threads, options.repeats, options.source))
+    done = run_benchmark(options.name, Settings(options.threads, options.repeats, options.source, options.family))
     Console().print(row_table(done.rows))
     for note in done.notes:
         print(note)

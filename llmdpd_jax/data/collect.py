@@ -4,7 +4,7 @@ import functools
 import shutil
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from llmdpd_jax.types import Array
 _RECORD = "llmdpd_collect"  # metadata key, written as the last thing: present means the data set is complete
 _ALGORITHM = "llmdpd collect"
 _VERSION = 1  # raise it when environments or behaviours change, so that older data are not taken for new
+EPISODES_AT_ONCE = 1024  # rolled out in one call, and what a killed run loses at most
 _REFERENCE_SEED = 0  # references do not depend on the seed of the data
 
 
@@ -90,12 +91,18 @@ def collect(
         looking = bar.track(zip(ids, settings, strict=True), total=len(ids), description="looking for data sets")
         records = [None if overwrite else _find_record(name, wanted) for name, wanted in looking]
         missing = [i for i, record in enumerate(records) if record is None]
-        if missing:
-            seeds = np.stack([episode_seeds(quality, seed, i, episodes) for i in range(len(tasks))])
-            rollout, references = roll_out_tasks(chosen, quality, seeds)
-            for i in bar.track(missing, description=f"writing {quality} data sets"):
-                mine = jax.tree.map(lambda array, i=i: array[i], rollout)
-                records[i] = _write(chosen, ids[i], mine, seeds[i], settings[i], references[i])
+        at_once = max(1, EPISODES_AT_ONCE // episodes)
+        shown = bar.add_task(f"logging {quality} data sets", total=len(missing)) if missing else None
+        for first in range(0, len(missing), at_once):
+            group = missing[first : first + at_once]
+            # The last group repeats a task, so that all are of one shape and compile once.
+            filled = (group + group[-1:] * at_once)[: min(at_once, len(tasks))]
+            seeds = np.stack([episode_seeds(quality, seed, i, episodes) for i in filled])
+            rollout, references = roll_out_tasks(chosen, quality, seeds, [tasks[i] for i in filled])
+            for row, i in enumerate(group):
+                mine = jax.tree.map(lambda array, row=row: array[row], rollout)
+                records[i] = _write(chosen, ids[i], mine, seeds[row], settings[i], references[row])
+                bar.advance(shown)
 
     entries = [
         TaskEntry(
@@ -146,8 +153,10 @@ def make_episode(family: TaskFamily, quality: str) -> Callable[[Array, Array, Ar
     return episode
 
 
-def roll_out_tasks(family: TaskFamily, quality: str, seeds: np.ndarray) -> tuple[Rollout, list[Reference]]:
-    """All episodes of all tasks of a family, and each task's references, in one compiled call.
+def roll_out_tasks(
+    family: TaskFamily, quality: str, seeds: np.ndarray, tasks: Sequence[Task]
+) -> tuple[Rollout, list[Reference]]:
+    """All episodes of some tasks of a family, and the tasks' references, in one compiled call.
 
     Args:
         seeds: `[N, E]` uint32, a seed for each episode of each task.
@@ -156,25 +165,44 @@ def roll_out_tasks(family: TaskFamily, quality: str, seeds: np.ndarray) -> tuple
         The episodes as numpy arrays, leading axes `[N, E]`, and the mean returns of the random and the expert policy
         per task, over `family.reference_episodes` episodes each.
     """
-    parameters = np.stack([family.parameter_array(task.parameters) for task in family.tasks()])
+    parameters = np.stack([family.parameter_array(task.parameters) for task in tasks])
     rollout, random, expert = jax.device_get(_roll_out_tasks(family, quality, seeds, parameters))
     return rollout, [Reference(float(r), float(e)) for r, e in zip(random, expert, strict=True)]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _roll_out_tasks(family: TaskFamily, quality: str, seeds: Array, parameters: Array) -> tuple[Rollout, Array, Array]:
-    def all_tasks(quality: str, seeds: Array) -> Rollout:
-        per_task = jax.vmap(make_episode(family, quality), in_axes=(0, 0, None))
-        progress = jnp.linspace(0.0, 1.0, seeds.shape[1])
-        return jax.vmap(per_task, in_axes=(0, None, 0))(seeds, progress, parameters)
-
     def reference(quality: str) -> Array:
-        shape = parameters.shape[0], family.reference_episodes
-        drawn = jax.random.bits(jax.random.key(_REFERENCE_SEED), shape)
-        rollout = all_tasks(quality, drawn)
-        return jnp.where(_running(rollout.terminations), rollout.rewards, 0).sum(-1).mean(-1)
+        return mean_returns(family, quality, parameters, family.reference_episodes)
 
-    return all_tasks(quality, seeds), reference("random"), reference("expert")
+    return roll_out(family, quality, seeds, parameters), reference("random"), reference("expert")
+
+
+def roll_out(family: TaskFamily, quality: str, seeds: Array, parameters: Array) -> Rollout:
+    """Episodes `[N, E]` of N tasks with parameters `[N, P]`, from seeds `[N, E]`; the first is early, the last late."""
+    per_task = jax.vmap(make_episode(family, quality), in_axes=(0, 0, None))
+    progress = jnp.linspace(0.0, 1.0, seeds.shape[1])
+    return jax.vmap(per_task, in_axes=(0, None, 0))(seeds, progress, parameters)
+
+
+def returns_of(rollout: Rollout) -> Array:
+    """The returns `[...]` of episodes: undiscounted, up to where they end."""
+    return jnp.where(_running(rollout.terminations), rollout.rewards, 0).sum(-1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 3))
+def mean_returns(family: TaskFamily, quality: str, parameters: Array, episodes: int) -> Array:
+    """The mean return `[N]` of a behaviour policy on tasks with parameters `[N, P]`; always the same."""
+    # Each task has starts of its own that do not depend on what other tasks are asked about.
+    keys = jax.vmap(lambda p: jax.random.fold_in(jax.random.key(_REFERENCE_SEED), _bits(p)))(parameters)
+    seeds = jax.vmap(lambda key: jax.random.bits(key, (episodes,)))(keys)
+    return returns_of(roll_out(family, quality, seeds, parameters)).mean(-1)
+
+
+def _bits(parameters: Array) -> Array:
+    """A number made of the bits of all parameters `[P]`."""
+    bits = jax.lax.bitcast_convert_type(parameters, jnp.uint32)
+    return functools.reduce(lambda total, one: total * jnp.uint32(1664525) + one, bits, jnp.uint32(0))
 
 
 def _running(terminations: Array) -> Array:

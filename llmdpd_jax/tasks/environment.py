@@ -3,13 +3,33 @@
 import abc
 import contextlib
 import io
+import warnings
 
 import jax
+import mujoco
 
 with contextlib.redirect_stdout(io.StringIO()):  # Importing Brax prints warnings about optional GPU packages.
-    from brax.envs.base import Env, State
+    from brax import envs
+    from brax.base import System
+    from brax.envs.base import Env, PipelineEnv, State, Wrapper
 
-__all__ = ["State", "TaskEnv"]
+__all__ = ["PipelineEnv", "State", "System", "TaskEnv", "Wrapper", "make_robot"]
+
+
+def make_robot(name: str, backend: str) -> PipelineEnv:
+    """One of Brax's own environments, such as "halfcheetah", with one of its physics backends.
+
+    Without the warnings that reading the robot's model gives: of MuJoCo, which would be logged to a file in the current
+    folder, and that Brax's environments are in maintenance.
+    """
+    handler = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return envs.get_environment(name, backend=backend)
+    finally:
+        mujoco.set_mju_user_warning(handler)
 
 
 class TaskEnv(Env):

@@ -112,6 +112,7 @@ class TaskFamily:
 
 # By module and function name, so that listing families imports no environment.
 _FACTORIES: dict[str, str | Callable[[], TaskFamily]] = {
+    "cheetah_vel": "llmdpd_jax.tasks.cheetah_vel:cheetah_vel",
     "point_robot": "llmdpd_jax.tasks.point_robot:point_robot",
 }
 

@@ -204,3 +204,12 @@ class WordingSet:
     unseen_unit: tuple[str, ...]
     unknown_unit: tuple[str, ...]
     unseen_precision: tuple[str, ...]
+
+
+def as_wordings(wordings: WordingSet) -> tuple[Wording, ...]:
+    """A family's wordings: those to train on, and those kept from training."""
+    return tuple(
+        Wording(f"{kind}_{i}", template, held_out=kind == "held_out")
+        for kind, templates in (("train", wordings.train), ("held_out", wordings.held_out))
+        for i, template in enumerate(templates)
+    )

@@ -64,7 +64,7 @@ def test_minari_opens_what_was_written(tmp_path):
 def test_arrays_on_disk_are_bit_equal_to_the_rollout(tmp_path):
     manifest = collect_small(tmp_path).manifest
     seeds = np.stack([episode_seeds("mixed", 0, i, 3) for i in range(3)])
-    rollout, _ = collect_module.roll_out_tasks(SMALL, "mixed", seeds)
+    rollout, _ = collect_module.roll_out_tasks(SMALL, "mixed", seeds, few_tasks())
     for i, task in enumerate(manifest.tasks):
         for j, episode in enumerate(minari.load_dataset(task.dataset)):
             for name in ("observations", "actions", "rewards"):
@@ -133,6 +133,35 @@ def test_a_second_call_reuses_what_is_there(tmp_path, minari_root, monkeypatch):
     assert (first.reused, second.reused) == (False, True)
     assert second.manifest == first.manifest and second.mean_score == first.mean_score
     assert files(minari_root) == before
+
+
+def test_tasks_logged_in_groups_are_those_logged_at_once(tmp_path, minari_root, monkeypatch):
+    """And a run that is killed between groups keeps what is written, and goes on behind it."""
+
+    def arrays(manifest):
+        return [minari.load_dataset(task.dataset)[2].actions for task in manifest.tasks]
+
+    at_once = arrays(collect_small(tmp_path).manifest)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(collect_module, "EPISODES_AT_ONCE", 7)  # two tasks of three episodes
+    groups, whole = [], collect_module.roll_out_tasks
+
+    def counted(family, quality, seeds, tasks):
+        groups.append([task.name for task in tasks])
+        if len(groups) == 2:
+            raise KeyboardInterrupt
+        return whole(family, quality, seeds, tasks)
+
+    monkeypatch.setattr(collect_module, "roll_out_tasks", counted)
+    with pytest.raises(KeyboardInterrupt):
+        collect_small(tmp_path)
+    before = files(tmp_path / "elsewhere")
+    manifest = collect_small(tmp_path).manifest
+    assert groups == [["train-00", "train-01"], ["test-14", "test-14"], ["test-14", "test-14"]]
+    after = files(tmp_path / "elsewhere")
+    assert len(before) == 2 and len(after) == 3 and before.items() <= after.items()
+    for mine, expected in zip(arrays(manifest), at_once, strict=True):
+        np.testing.assert_allclose(mine, expected, atol=1e-6)
 
 
 def test_half_written_data_sets_are_written_again(tmp_path, minari_root):

@@ -19,7 +19,9 @@ def test_known_family_is_found():
 
 
 def test_unknown_family_names_the_nearest_and_all():
-    with pytest.raises(UserError, match=r"'point_robt'; did you mean 'point_robot'\? \(known: point_robot\)"):
+    with pytest.raises(
+        UserError, match=r"'point_robt'; did you mean 'point_robot'\? \(known: cheetah_vel, point_robot\)"
+    ):
         get_family("point_robt")
 
 

@@ -1,0 +1,79 @@
+"""cheetah_vel: a half cheetah that has to run at a given speed; only the prompt tells which.
+
+The usual benchmark of meta reinforcement learning (Finn et al. 2017; 0 to 3 m/s and 200 steps as in PEARL, Rakelly et
+al. 2019): reward = -|v - v*| - 0.05 |a|^2, where v is the torso's speed along the track over the step, v* the target
+speed and a the action. Physics: Brax, `spring`.
+"""
+
+import functools
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llmdpd_jax.tasks.environment import make_robot
+from llmdpd_jax.tasks.experts import expert_behaviour
+from llmdpd_jax.tasks.family import Task, TaskFamily
+from llmdpd_jax.tasks.physics import BACKEND, PhysicsTask
+from llmdpd_jax.tasks.wording import Quantity, as_wordings
+from llmdpd_jax.tasks.wordings.velocity import velocity_wordings
+
+NAME = "cheetah_vel"
+HORIZON = 200
+FASTEST = 3.0  # m/s
+CONTROL_COST = 0.05
+TRAIN_TASKS, TEST_TASKS = 45, 10
+TASK_SEED = 2611
+
+
+def draw(key: jax.Array) -> jax.Array:
+    """A target speed `[1]`, uniform in 0 to 3 m/s."""
+    return jax.random.uniform(key, (1,), maxval=FASTEST)
+
+
+def reward(before, after, action: jax.Array, parameters: jax.Array, dt: jax.Array) -> jax.Array:
+    """-|v - v*| - 0.05 |a|^2."""
+    speed = (after.x.pos[0, 0] - before.x.pos[0, 0]) / dt
+    return -jnp.abs(speed - parameters[0]) - CONTROL_COST * jnp.sum(action**2)
+
+
+def make_env(backend: str = BACKEND) -> PhysicsTask:
+    """Brax's half cheetah under this reward. Observation: 8 positions (without x), 9 velocities; action: 6 torques."""
+    return PhysicsTask(make_robot("halfcheetah", backend), draw, reward)
+
+
+def make_tasks() -> tuple[Task, ...]:
+    """45 train and 10 test tasks of distinct speeds of two decimals, so that a description can state them exactly."""
+    grid = np.arange(1, round(100 * FASTEST) + 1) / 100
+    speeds = np.random.default_rng(TASK_SEED).choice(grid, TRAIN_TASKS + TEST_TASKS, replace=False)
+    names = [("train", i) for i in range(TRAIN_TASKS)] + [("test", i) for i in range(TEST_TASKS)]
+    return tuple(
+        Task(f"{split}-{i:02d}", split, {"speed": float(speed)})
+        for (split, i), speed in zip(names, speeds, strict=True)
+    )
+
+
+def phrases(parameters: Mapping[str, float]) -> dict[str, str | Quantity]:
+    """What the fields of the templates stand for, for one task."""
+    return {"v": Quantity(parameters["speed"])}
+
+
+@functools.cache
+def cheetah_vel() -> TaskFamily:
+    """The family, as the registry hands it out."""
+    return TaskFamily(
+        name=NAME,
+        horizon=HORIZON,
+        observation_low=(-np.inf,) * 17,
+        observation_high=(np.inf,) * 17,
+        action_low=(-1.0,) * 6,
+        action_high=(1.0,) * 6,
+        parameter_names=("speed",),
+        make_env=make_env,
+        tasks=make_tasks,
+        behaviour=functools.partial(expert_behaviour, NAME),
+        wordings=as_wordings(velocity_wordings()),
+        phrases=phrases,
+        reference_episodes=20,
+    )
