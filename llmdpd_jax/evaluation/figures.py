@@ -50,15 +50,19 @@ class Rollouts:
     descriptions: tuple[str, ...]  # N, what the text prompts said
     plane: tuple[int, int] | None = None  # observation indices that are coordinates in a plane, if the family has any
     goals: np.ndarray | None = None  # [N, 2] in that plane, if the family's tasks have a goal there
+    series: tuple[int, str] | None = None  # index and label of the observation to draw over time, if the family has one
+    targets: np.ndarray | None = None  # [N] that it should reach
 
 
 def write_rollouts(path: str | Path, rollouts: Rollouts) -> None:
     """Write rollouts as a safetensors file, in one atomic step. Raises UserError if the shapes do not match."""
     _check_rollouts(rollouts, f"rollouts for {path}")
     arrays = {"observations": np.ascontiguousarray(rollouts.observations, dtype=np.float32)}
-    if rollouts.goals is not None:
-        arrays["goals"] = np.ascontiguousarray(rollouts.goals, dtype=np.float32)
-    names = {name: json.dumps(getattr(rollouts, name)) for name in ("tasks", "prompts", "descriptions", "plane")}
+    for name in ("goals", "targets"):
+        if getattr(rollouts, name) is not None:
+            arrays[name] = np.ascontiguousarray(getattr(rollouts, name), dtype=np.float32)
+    fields = "tasks", "prompts", "descriptions", "plane", "series"
+    names = {name: json.dumps(getattr(rollouts, name)) for name in fields}
     write_atomically(Path(path), safetensors.numpy.save(arrays, metadata=names))
 
 
@@ -67,13 +71,16 @@ def load_rollouts(path: str | Path) -> Rollouts:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             names = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
+            plane, series = names["plane"], names.get("series")  # older files have no series
+            given = {name: file.get_tensor(name) for name in ("goals", "targets") if name in file.keys()}  # noqa: SIM118
             rollouts = Rollouts(
                 observations=file.get_tensor("observations"),
                 tasks=tuple(names["tasks"]),
                 prompts=tuple(names["prompts"]),
                 descriptions=tuple(names["descriptions"]),
-                plane=None if names["plane"] is None else tuple(names["plane"]),
-                goals=file.get_tensor("goals") if "goals" in file.keys() else None,  # noqa: SIM118 (not a mapping)
+                plane=None if plane is None else tuple(plane),
+                series=None if series is None else tuple(series),
+                **given,
             )
     except (OSError, safetensors.SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a rollouts file ({error}); `llmdpd evaluate` writes it") from None
@@ -96,30 +103,46 @@ def _check_rollouts(rollouts: Rollouts, where: str) -> None:
         raise UserError(f"{where}: unknown prompts {sorted(unknown)}; known are {', '.join(PROMPTS)}")
     if rollouts.plane is not None and not all(0 <= index < shape[-1] for index in rollouts.plane):
         raise UserError(f"{where}: plane {list(rollouts.plane)} is outside observations of size {shape[-1]}")
-    if rollouts.goals is not None and rollouts.goals.shape != (tasks, 2):
-        raise UserError(f"{where}: goals have shape {list(rollouts.goals.shape)}; expected [{tasks}, 2]")
+    if rollouts.series is not None and not 0 <= rollouts.series[0] < shape[-1]:
+        raise UserError(f"{where}: series {rollouts.series[0]} is outside observations of size {shape[-1]}")
+    for name, expected in {"goals": (tasks, 2), "targets": (tasks,)}.items():
+        found = getattr(rollouts, name)
+        if found is not None and found.shape != expected:
+            raise UserError(f"{where}: {name} have shape {list(found.shape)}; expected {list(expected)}")
 
 
 # --- Rollouts ---------------------------------------------------------------------------------------------------------
 
 
 def _plane_paths(rollouts: Rollouts) -> np.ndarray:
-    """[N, M, E, T + 1, 2] what to draw: the family's plane, else the first two observation entries."""
+    """[N, M, E, T + 1, 2] what to draw: steps and the family's series, or its plane, or the first two observations."""
+    if rollouts.series is not None:
+        values = rollouts.observations[:, :, :_MAX_EPISODES, :, rollouts.series[0]]
+        steps = np.broadcast_to(np.arange(values.shape[-1], dtype=np.float32), values.shape)
+        return np.stack([np.where(np.isfinite(values), steps, np.nan), values], axis=-1)
     plane = rollouts.plane or (0, 1)
     return rollouts.observations[..., list(plane)][:, :, :_MAX_EPISODES]
 
 
 def can_draw(rollouts: Rollouts) -> bool:
-    """Whether the rollouts have two coordinates to draw."""
+    """Whether the rollouts have two coordinates, or a series, to draw."""
+    if rollouts.series is not None:
+        return bool(np.isfinite(_plane_paths(rollouts)).any())
     return rollouts.observations.shape[-1] >= 2 and bool(np.isfinite(_plane_paths(rollouts)).any())
 
 
 def _limits(rollouts: Rollouts) -> tuple[np.ndarray, np.ndarray]:
-    """Corners of the square that holds every path and goal, with a margin; the same for all tasks."""
+    """Corners of what holds every path and goal, with a margin; the same for all tasks. Of a plane it is a square."""
     points = _plane_paths(rollouts).reshape(-1, 2)
     if rollouts.goals is not None:
         points = np.concatenate([points, rollouts.goals])
+    if rollouts.targets is not None:
+        points = np.concatenate([points, [[0.0, target] for target in rollouts.targets]])
     points = points[np.isfinite(points).all(axis=-1)]
+    if rollouts.series is not None:
+        low, high = points.min(axis=0), points.max(axis=0)
+        margin = 0.05 * np.maximum(high - low, 1e-6)
+        return low - margin, high + margin
     centre = (points.min(axis=0) + points.max(axis=0)) / 2
     half = max(float((points.max(axis=0) - points.min(axis=0)).max()) / 2, 1e-6) * 1.1
     return centre - half, centre + half
@@ -127,7 +150,11 @@ def _limits(rollouts: Rollouts) -> tuple[np.ndarray, np.ndarray]:
 
 def _draw_task(axes: Axes, rollouts: Rollouts, task: int) -> None:
     low, high = _limits(rollouts)
-    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal", xticks=[], yticks=[])
+    if rollouts.series is None:
+        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal", xticks=[], yticks=[])
+    else:
+        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xticks=[])
+        axes.tick_params(axis="y", direction="in", pad=-14, length=2, labelsize=6, colors=_INK, zorder=6)
     for spine in axes.spines.values():
         spine.set_color(_LINE)
     if low[0] < 0 < high[0]:
@@ -138,6 +165,8 @@ def _draw_task(axes: Axes, rollouts: Rollouts, task: int) -> None:
     if rollouts.goals is not None:
         axes.plot(*rollouts.goals[task], marker="o", markersize=15, color="none", markeredgecolor=_INK, zorder=2)
         axes.plot(*rollouts.goals[task], marker="+", markersize=8, color=_INK, zorder=2)
+    if rollouts.targets is not None:
+        axes.axhline(rollouts.targets[task], color=_INK, linewidth=1, linestyle=(0, (5, 2)), zorder=2)
     for prompt, episodes in zip(rollouts.prompts, paths, strict=True):
         style = _STYLES[prompt]
         for path in episodes:
@@ -156,10 +185,10 @@ def task_picture(rollouts: Rollouts, task: int) -> Figure:
     return figure
 
 
-def legend_picture(prompts: Sequence[str], goals: bool) -> Figure:
+def legend_picture(rollouts: Rollouts) -> Figure:
     """The key to the drawn paths, alone."""
     figure = Figure(figsize=(6.4, 0.36))
-    figure.legend(handles=_handles(prompts, goals), loc="center", ncols=6, frameon=False, labelcolor=_INK, fontsize=10)
+    figure.legend(handles=_handles(rollouts), loc="center", ncols=6, frameon=False, labelcolor=_INK, fontsize=10)
     return figure
 
 
@@ -168,13 +197,15 @@ def prompt_color(prompt: str) -> str:
     return str(_STYLES[prompt]["color"])
 
 
-def _handles(prompts: Sequence[str], goals: bool) -> list[Line2D]:
+def _handles(rollouts: Rollouts) -> list[Line2D]:
     def point(**style: object) -> Line2D:
         return Line2D([], [], linestyle="none", **style)
 
-    handles = [Line2D([], [], label=prompt, markersize=4.5, **_STYLES[prompt]) for prompt in prompts]
+    handles = [Line2D([], [], label=prompt, markersize=4.5, **_STYLES[prompt]) for prompt in rollouts.prompts]
     handles.append(point(label="start", marker="o", markersize=4, color=_INK))
-    if goals:
+    if rollouts.targets is not None:
+        handles.append(Line2D([], [], label="target", color=_INK, linewidth=1, linestyle=(0, (5, 2))))
+    if rollouts.goals is not None:
         handles.append(point(label="goal", marker="o", markersize=11, color="none", markeredgecolor=_INK))
     return handles
 
@@ -194,8 +225,11 @@ def all_tasks_picture(rollouts: Rollouts, columns: int = 5, limit: int = 30) -> 
         title = textwrap.shorten(rollouts.descriptions[task], 72, placeholder=" …")
         # Matplotlib would take text between two dollar signs for a formula.
         axes.set_title(textwrap.fill(title, 40), fontsize=7.5, color=_INK, parse_math=False)
-    handles = _handles(rollouts.prompts, rollouts.goals is not None)
+    handles = _handles(rollouts)
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=9)
+    if rollouts.series is not None:
+        figure.supylabel(rollouts.series[1], fontsize=9, color=_INK)
+        figure.supxlabel("time", fontsize=9, color=_INK)
     return figure
 
 

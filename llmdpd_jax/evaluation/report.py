@@ -252,15 +252,17 @@ def _trajectories(rollouts: figures.Rollouts | None, results: Results | None) ->
     if rollouts is None:
         return heading + _missing("No rollouts kept yet", "llmdpd evaluate") + "\n</section>"
     if not figures.can_draw(rollouts):
-        return heading + '<p class="missing">Observations of this family have no plane to draw.</p>\n</section>'
+        return f'{heading}<p class="missing">Observations of this family have no plane to draw.</p>\n</section>'
     shown = min(len(rollouts.tasks), _MAX_TASKS)
     panels = "\n".join(_task_panel(rollouts, results, task) for task in range(shown))
     note = "" if rollouts.plane else "Drawn are the first two entries of the observation. "
+    if rollouts.series is not None:
+        note = f"Drawn is the {rollouts.series[1]} over time. "
     if shown < len(rollouts.tasks):
         note += f"The first {shown} of {len(rollouts.tasks)} tasks. "
     note += "Captions give the description that the text prompts said, and the score by prompt."
     alt = "Key: colour and dashes of the paths by prompt, start, goal."
-    legend = figures.svg(figures.legend_picture(rollouts.prompts, rollouts.goals is not None), "key", alt)
+    legend = figures.svg(figures.legend_picture(rollouts), "key", alt)
     return f'{heading}{legend}<p class="quiet">{note}</p>\n<div class="tasks">\n{panels}\n</div>\n</section>'
 
 

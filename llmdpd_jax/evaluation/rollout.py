@@ -26,7 +26,7 @@ from llmdpd_jax.evaluation.figures import Rollouts
 from llmdpd_jax.evaluation.results import PROMPTS, SPLITS, Results, Row
 from llmdpd_jax.policy import Policy
 from llmdpd_jax.tasks.environment import TaskEnv
-from llmdpd_jax.tasks.family import TaskFamily, get_family
+from llmdpd_jax.tasks.family import PlaneView, TaskFamily, TimeView, get_family
 from llmdpd_jax.tasks.manifest import Manifest, TaskEntry, require_split
 from llmdpd_jax.types import Array, TrajectoryPrompt
 
@@ -302,17 +302,20 @@ def _trajectory_prompts(
 def _test_rollouts(family: TaskFamily, tasks: list[TaskEntry], observations: np.ndarray) -> Rollouts:
     """What the report draws: the test tasks' episodes under seen wordings. observations [M, N, E, T + 1, O]."""
     test = [n for n, task in enumerate(tasks) if task.split == "test"]
-    view = family.view
-    goals = None
-    if view is not None and view.goal is not None:
-        goals = np.array([[tasks[n].parameters[name] for name in view.goal] for n in test], np.float32)
+    view, plane, series = family.view, isinstance(family.view, PlaneView), isinstance(family.view, TimeView)
+
+    def told(*names: str) -> np.ndarray:
+        return np.array([[tasks[n].parameters[name] for name in names] for n in test], np.float32)
+
     return Rollouts(
         observations=observations[:, test].swapaxes(0, 1),
         tasks=tuple(tasks[n].name for n in test),
         prompts=PROMPTS,
         descriptions=tuple(tasks[n].descriptions[0] for n in test),
-        plane=None if view is None else view.position,
-        goals=goals,
+        plane=view.position if plane else None,
+        goals=told(*view.goal) if plane and view.goal else None,
+        series=(view.observation, view.label) if series else None,
+        targets=told(view.target)[:, 0] if series and view.target else None,
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from llmdpd_jax.tasks.environment import make_robot
 from llmdpd_jax.tasks.experts import expert_behaviour
-from llmdpd_jax.tasks.family import Task, TaskFamily
+from llmdpd_jax.tasks.family import Task, TaskFamily, TimeView
 from llmdpd_jax.tasks.physics import BACKEND, PhysicsTask
 from llmdpd_jax.tasks.wording import Quantity, as_wordings
 from llmdpd_jax.tasks.wordings.velocity import velocity_wordings
@@ -76,4 +76,5 @@ def cheetah_vel() -> TaskFamily:
         wordings=as_wordings(velocity_wordings()),
         phrases=phrases,
         reference_episodes=20,
+        view=TimeView(observation=8, label="speed of the torso (m/s)", target="speed"),
     )

@@ -59,6 +59,15 @@ class PlaneView:
 
 
 @dataclass(frozen=True)
+class TimeView:
+    """How to draw an episode over time, where one number says whether it does what it should."""
+
+    observation: int  # index of that number
+    label: str  # what it is, with its unit
+    target: str | None  # name of the parameter it should reach
+
+
+@dataclass(frozen=True)
 class TaskFamily:
     """An environment, its tasks, behaviour policies and wording.
 
@@ -82,7 +91,7 @@ class TaskFamily:
         [Mapping[str, float]], dict[str, str | Quantity]
     ]  # task parameters -> fields of the wordings' templates
     reference_episodes: int  # episodes that measure a task's random and expert reference
-    view: PlaneView | None = None
+    view: PlaneView | TimeView | None = None
 
     @property
     def observation_size(self) -> int:

@@ -234,6 +234,30 @@ def test_every_task_has_the_same_limits_and_holds_its_goal(synthetic):
     assert high[0] - low[0] == pytest.approx(high[1] - low[1]), "square, so that distances look alike in x and y"
 
 
+def test_a_series_is_drawn_over_time_with_its_target(tmp_path, synthetic):
+    _, rollouts = synthetic()
+    values = rollouts.observations[..., :1].copy()
+    values[1, 0, 0, 6:] = np.nan  # an episode that ended
+    series = dataclasses.replace(
+        rollouts, observations=values, plane=None, goals=None, series=(0, "speed (m/s)"), targets=np.float32([1, 2, 9])
+    )
+    figures.write_rollouts(tmp_path / "r.safetensors", series)
+    read = figures.load_rollouts(tmp_path / "r.safetensors")
+    assert read.series == (0, "speed (m/s)") and figures.can_draw(read)
+    np.testing.assert_array_equal(read.targets, [1, 2, 9])
+    figure = figures.task_picture(read, 1)
+    paths = drawn_lines(figure)
+    np.testing.assert_array_equal(paths[0], np.stack([np.arange(6), values[1, 0, 0, :6, 0]], axis=-1))
+    np.testing.assert_array_equal(paths[1][:, 1], values[1, 0, 1, :, 0])
+    target = [line for line in figure.axes[0].lines if list(line.get_ydata()) == [2, 2]]
+    assert len(target) == 1 and figure.axes[0].get_ylim()[1] > 9
+    assert "speed (m/s) over time" in Page(render_report("x", None, None, None, read)).text
+    assert figures.png(figures.all_tasks_picture(read)).startswith(b"\x89PNG")
+    for change in ({"series": (1, "x")}, {"targets": np.zeros((3, 1), np.float32)}):
+        with pytest.raises(UserError, match=r"series 1 is outside|targets have shape"):
+            figures.write_rollouts(tmp_path / "s.safetensors", dataclasses.replace(read, **change))
+
+
 def test_families_without_a_plane_get_no_picture(run, synthetic):
     _, rollouts = synthetic()
     flat = dataclasses.replace(rollouts, observations=rollouts.observations[..., :1], plane=None, goals=None)
