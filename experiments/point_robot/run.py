@@ -43,10 +43,11 @@ def llmdpd(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "llmdpd_jax", *arguments], check=True, cwd=ROOT)
 
 
-def collect(quality: str) -> None:
-    """Logs the data, unless they are there."""
-    out = f"data/point_robot_{quality}"
-    llmdpd("collect", "--family=point_robot", f"--quality={quality}", "--episodes=100", f"--out={out}")
+def collect(quality: str, family: str = "point_robot") -> str:
+    """Logs the data, unless they are there; returns their folder."""
+    out = f"data/{family}_{quality}"
+    llmdpd("collect", f"--family={family}", f"--quality={quality}", "--episodes=100", f"--out={out}")
+    return out
 
 
 def state_goals(data: str) -> str:
@@ -72,11 +73,13 @@ def run(variant: str, seed: int, quality: str, out: Path) -> Path:
     return train_and_evaluate(variant, seed, data, VARIANTS.get(variant, []), out)
 
 
-def train_and_evaluate(variant: str, seed: int, data: str, overrides: list[str], out: Path) -> Path:
+def train_and_evaluate(
+    variant: str, seed: int, data: str, overrides: list[str], out: Path, config: str = "configs/point_robot.py"
+) -> Path:
     """Trains with overrides of the config, and evaluates under the variant's name; returns the run folder."""
     folder = out / f"{(variant or 'method').replace(' + ', '_').replace(' ', '_')}-{seed}"
     overrides = [f"--config.data.manifest={data}/tasks.json", f"--config.seed={seed}", *overrides]
-    llmdpd("train", "--config=configs/point_robot.py", *overrides, f"--out={folder}")
+    llmdpd("train", f"--config={config}", *overrides, f"--out={folder}")
     if not (ROOT / folder / RESULTS_FILE).exists():
         llmdpd("evaluate", str(folder), f"--variant={variant}")
     return folder
