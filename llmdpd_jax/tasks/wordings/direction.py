@@ -6,12 +6,10 @@ north, 3 being east; `offset` from the nearest axis, whose name is `axis`, towar
 components of the unit vector.
 """
 
-import dataclasses
 import functools
 import math
 
 from llmdpd_jax.tasks.wording import Parts, Quantity, WordingSet, Writing, compose
-from llmdpd_jax.tasks.wordings import direction_phrases as more
 
 AXES = ("east", "north", "west", "south")
 
@@ -85,7 +83,6 @@ _FRAMES = (
     "From the campfire, the 7 scouts march off with {a} in single file.",
     "assert agent.travels({a}), 'wrong way'",
     "The ball, 22 centimetres wide, should roll away from the middle with {a}.",
-    *more.FRAMES,
 )
 TRAIN = Parts(
     frames=_FRAMES,
@@ -180,9 +177,7 @@ TRAIN = Parts(
         ("to the {towards} of {axis} by <offset>",),
         ("the {towards} side of {axis}, at an angle to it of <offset>",),
         ("{towards} of {axis}: <offset>",),
-        *((phrase,) for phrase in (*more.ANGLE, *more.TURN, *more.BEARING, *more.OFFSET)),
     ),
-    whole=more.WHOLE,
 )
 # Those that take no unit of an angle.
 TRAIN_UNITLESS = Parts(
@@ -210,9 +205,7 @@ TRAIN_UNITLESS = Parts(
         ("clock={clock:2}",),
         ("along y: <dy>; along x: <dx>",),
         ("motion whose y share is <dy> and whose x share is <dx>",),
-        *((phrase,) for phrase in (*more.VECTOR, *more.CLOCK)),
     ),
-    whole=more.WHOLE_UNITLESS,
 )
 VALIDATION = Parts(
     frames=(
@@ -287,8 +280,7 @@ UNITLESS_WRITINGS = (Writing("2"), Writing("3"), Writing("+"), Writing("2 exp"),
 UNSEEN_UNIT = (Writing("3 turn", " turns"), Writing("3 turn", " of a full turn"))
 UNKNOWN_UNIT = (Writing("1 gon", " gradians"),)
 UNSEEN_PRECISION = (Writing("6", " radians"), Writing("6 deg", " degrees"))
-EVERY = 53
-_SAME = dataclasses.replace(TRAIN, whole=())  # for other units and precisions: enough of the same sentences
+EVERY = 11
 
 
 @functools.cache
@@ -298,7 +290,7 @@ def direction_wordings() -> WordingSet:
         train=compose(TRAIN, WRITINGS, EVERY) + compose(TRAIN_UNITLESS, UNITLESS_WRITINGS, EVERY),
         validation=compose(VALIDATION, WRITINGS) + compose(VALIDATION_UNITLESS, UNITLESS_WRITINGS),
         held_out=compose(HELD_OUT, WRITINGS) + compose(HELD_OUT_UNITLESS, UNITLESS_WRITINGS),
-        unseen_unit=compose(_SAME, UNSEEN_UNIT, 751),
-        unknown_unit=compose(_SAME, UNKNOWN_UNIT, 751),
-        unseen_precision=compose(_SAME, UNSEEN_PRECISION, 751),
+        unseen_unit=compose(TRAIN, UNSEEN_UNIT, 53),
+        unknown_unit=compose(TRAIN, UNKNOWN_UNIT, 53),
+        unseen_precision=compose(TRAIN, UNSEEN_PRECISION, 53),
     )
