@@ -276,8 +276,9 @@ def sweep_picture(rows: Sequence[Row]) -> Figure:
     found: dict[str, dict[tuple[str, str], dict[int, list[float]]]] = {prompt: {} for prompt in prompts}
     for row in rows:
         if row.split == "test" and row.wording == "seen" and row.prompt in found:
-            name, _, steps = row.sampler.rpartition("-")
-            line = (name or row.sampler, ", ".join(f"{n} {w:g}" for n, w in row.guidance.items() if w != 1.0))
+            sampler = row.sampler.partition(", ")[0]  # not how much of a chunk is carried out
+            name, _, steps = sampler.rpartition("-")
+            line = (name or sampler, ", ".join(f"{n} {w:g}" for n, w in row.guidance.items() if w != 1.0))
             calls = network_calls(name, int(steps)) if name else 1
             found[row.prompt].setdefault(line, {}).setdefault(calls, []).append(row.score)
     names = list(dict.fromkeys(line for lines in found.values() for line in lines))

@@ -188,10 +188,15 @@ def evaluate(
     rollout = make_rollout(policy, family.make_env(), family.horizon, sampler, steps, best_of, execute)
     returns, observations = jax.device_get(rollout(policy.params, None if plain else guidance, *given.arguments))
     how = (sampler if sampler == STUDENT else f"{sampler}-{steps}") + (f", best of {best_of}" if best_of > 1 else "")
-    how += f", {execute} of {policy.chunk} actions" if policy.chunk > 1 else ""
+    how += of_chunk(policy, execute)
     rows = given.rows(returns, sampler=how, guidance=weights(guidance), seed=policy.config.seed, variant=variant)
     results = make_results(policy, manifest, rows, started)
     return results, _test_rollouts(family, given.tasks, observations[: len(PROMPTS)])
+
+
+def of_chunk(policy: Policy, execute: int | None = None) -> str:
+    """How many actions of a chunk are carried out, as the sampler of a row of results names it; "" without chunks."""
+    return f", {policy.steps_per_call(execute)} of {policy.chunk} actions" if policy.chunk > 1 else ""
 
 
 def weights(guidance: Guidance) -> dict[str, float]:

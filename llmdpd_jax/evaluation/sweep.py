@@ -14,7 +14,15 @@ from llmdpd_jax.diffusion.samplers import TABLES, find_sampler, make_grid, stack
 from llmdpd_jax.diffusion.schedules import make_schedule
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.evaluation.results import Results
-from llmdpd_jax.evaluation.rollout import ask, evaluate, evaluation_family, make_results, make_rollout, weights
+from llmdpd_jax.evaluation.rollout import (
+    ask,
+    evaluate,
+    evaluation_family,
+    make_results,
+    make_rollout,
+    of_chunk,
+    weights,
+)
 from llmdpd_jax.policy import Policy
 from llmdpd_jax.tasks.manifest import Manifest
 
@@ -75,7 +83,8 @@ def sweep(
     rows = []
     for (sampler, n), of_way in zip(ways, returns, strict=True):
         for guidance, found in zip(guidances, of_way, strict=True):
-            rows += given.rows(found, sampler=f"{sampler}-{n}", guidance=weights(guidance), seed=policy.config.seed)
+            how = f"{sampler}-{n}" + of_chunk(policy)
+            rows += given.rows(found, sampler=how, guidance=weights(guidance), seed=policy.config.seed)
     if STUDENT in policy.params:
         student, _ = evaluate(
             policy, manifest, episodes=episodes, sampler=STUDENT, guidance=Guidance(), seed=seed, progress=progress

@@ -17,9 +17,9 @@ from llmdpd_jax.tasks.manifest import load_manifest
 
 @pytest.fixture
 def run(world):
-    """A policy that has learned to answer different things, with a student. Trained once."""
+    """A policy of chunks of two actions that has learned to answer different things, with a student."""
     out = world.folder / "swept"
-    changes = {"train__steps": 100, "train__log_every": 100, "agent__policy_improvement": "student"}
+    changes = {"train__steps": 100, "train__log_every": 100, "agent__policy_improvement": "student", "agent__chunk": 2}
     assert main(["train", *world.config(**changes), f"--out={out}"]) == 0
     return out
 
@@ -36,7 +36,7 @@ def test_each_combination_is_what_evaluate_gives(world, run):
         found = {
             (r.task, r.prompt, r.wording): r
             for r in swept.rows
-            if r.sampler == f"{name}-{steps}" and r.guidance["text"] == text
+            if r.sampler == f"{name}-{steps}, 2 of 2 actions" == alone.rows[0].sampler and r.guidance["text"] == text
         }
         assert len(found) == len(alone.rows)
         for row in alone.rows:
@@ -50,7 +50,7 @@ def test_from_the_command_line(world, run, tmp_path, capsys):
     assert main(["sweep", str(run), "--steps", "1", "3", "--samplers", "ddim", "--episodes=1", f"--out={out}"]) == 0
     assert "sweep.png" in capsys.readouterr().out
     rows = json.loads((out / "results.json").read_text())["rows"]
-    assert {row["sampler"] for row in rows} == {"ddim-1", "ddim-3", "student"}
+    assert {row["sampler"] for row in rows} == {f"{way}, 2 of 2 actions" for way in ("ddim-1", "ddim-3", "student")}
     assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
