@@ -188,9 +188,11 @@ def collect(options) -> None:
 
 def expert(options) -> None:
     """train the expert that logs a family's data, where learning is the way to one"""
+    from llmdpd_jax.bench.rows import check_target
     from llmdpd_jax.training.expert import train_expert
 
     out = options.out or Path("runs") / "experts" / f"{options.task or options.family}.safetensors"
+    check_target(out)
     record = train_expert(options.family, options.steps, out, options.task, options.seed)
     for quality, returns in record["returns"].items():
         print(f"{quality}: mean return {sum(returns.values()) / len(returns):.1f} of {len(returns)} tasks")

@@ -1,6 +1,7 @@
 """Rolls out behaviour policies and writes what they logged as Minari data sets with a task manifest."""
 
 import functools
+import hashlib
 import shutil
 import warnings
 import zlib
@@ -212,7 +213,9 @@ def _running(terminations: Array) -> Array:
 
 def _settings(family: TaskFamily, task: Task, quality: str, episodes: int, seed: int) -> dict[str, Any]:
     """All that decides what a data set holds."""
+    expert = {"expert": hashlib.sha256(family.expert.read_bytes()).hexdigest()[:16]} if family.expert else {}
     return {
+        **expert,
         "version": _VERSION,
         "family": family.name,
         "task": task.name,

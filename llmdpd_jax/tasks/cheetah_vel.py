@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmdpd_jax.tasks.environment import make_robot
-from llmdpd_jax.tasks.experts import expert_behaviour
+from llmdpd_jax.tasks.experts import expert_behaviour, expert_file
 from llmdpd_jax.tasks.family import Task, TaskFamily, TimeView
 from llmdpd_jax.tasks.physics import BACKEND, PhysicsTask
 from llmdpd_jax.tasks.wording import Quantity, as_wordings
@@ -76,5 +76,6 @@ def cheetah_vel() -> TaskFamily:
         wordings=as_wordings(velocity_wordings()),
         phrases=phrases,
         reference_episodes=20,
+        expert=expert_file(NAME),
         view=TimeView(observation=8, label="speed of the torso (m/s)", target="speed"),
     )

@@ -86,9 +86,14 @@ def make_behaviour(expert: Expert, quality: str, drawn: bool = True) -> Behaviou
     return Behaviour(draw, act)
 
 
+def expert_file(family: str) -> Path:
+    """Where the expert of a family lies that comes with the package."""
+    return FOLDER / f"{family}.safetensors"
+
+
 def expert_behaviour(family: str, quality: str) -> Behaviour:
     """The behaviour policy of a family whose expert comes with the package."""
-    return make_behaviour(load_expert(FOLDER / f"{family}.safetensors")[0], quality)
+    return make_behaviour(load_expert(expert_file(family))[0], quality)
 
 
 def save_expert(path: Path, expert: Expert, record: Mapping[str, Any]) -> None:

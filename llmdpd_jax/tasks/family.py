@@ -11,6 +11,7 @@ import difflib
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -92,6 +93,7 @@ class TaskFamily:
     ]  # task parameters -> fields of the wordings' templates
     reference_episodes: int  # episodes that measure a task's random and expert reference
     view: PlaneView | TimeView | None = None
+    expert: Path | None = None  # file of a learned expert: data logged by another one are other data
 
     @property
     def observation_size(self) -> int:

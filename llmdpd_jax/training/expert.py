@@ -86,8 +86,13 @@ def train_expert(family_name: str, steps: int, out: Path, task: str | None = Non
 
     Returns:
         The record that lies in the file: settings, the curve, returns per task.
+
+    Raises:
+        UserError: an unknown family or task, or less than one step.
     """
     family = get_family(family_name)
+    if steps < 1:
+        raise UserError(f"expert: steps must be at least 1, found {steps}")
     chosen = [one for one in family.tasks() if one.name == task] if task else None
     if chosen == []:
         raise UserError(f"task family {family_name!r} has no task {task!r}; `llmdpd tasks --family` lists them")

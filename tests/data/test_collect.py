@@ -164,6 +164,18 @@ def test_tasks_logged_in_groups_are_those_logged_at_once(tmp_path, minari_root, 
         np.testing.assert_allclose(mine, expected, atol=1e-6)
 
 
+def test_data_of_another_expert_are_not_taken_for_these(tmp_path, monkeypatch):
+    file = tmp_path / "expert.safetensors"
+    file.write_bytes(b"one expert")
+    learned = dataclasses.replace(SMALL, expert=file)
+    monkeypatch.setattr(family_module, "_FACTORIES", {"small": lambda: learned})
+    collect_small(tmp_path)
+    assert collect_small(tmp_path).reused
+    file.write_bytes(b"another")
+    with pytest.raises(UserError, match="collected with other expert; overwrite it with --overwrite"):
+        collect_small(tmp_path)
+
+
 def test_half_written_data_sets_are_written_again(tmp_path, minari_root):
     manifest = collect_small(tmp_path).manifest
     names = [task.dataset for task in manifest.tasks]

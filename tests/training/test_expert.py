@@ -53,6 +53,19 @@ def test_snapshots_go_from_the_first_look_to_the_best_in_even_steps_of_return(mo
     assert float(mean_returns(played, "expert", goals, 3).mean()) == pytest.approx(curve[6], abs=1e-3)
 
 
+def test_no_snapshot_is_later_than_the_best(monkeypatch):
+    """Where returns fall back after the best look, those looks are not used, however near to halfway they are."""
+    monkeypatch.setattr(training, "SNAPSHOTS", 3)
+    learner = training.stack([goal_seeker(share) for share in (0.0, 0.01, 4.0, 0.1)])
+    family = get_family("point_robot")
+    goals = np.stack([family.parameter_array(task.parameters) for task in family.tasks()])
+    expert, curve = training.choose_snapshots(family, learner, goals)
+    assert int(np.argmax(curve)) == 2 and abs(curve[3] - (curve[0] + curve[2]) / 2) < abs(
+        curve[1] - (curve[0] + curve[2]) / 2
+    )
+    np.testing.assert_array_equal(expert.kernels[-1][1], learner.kernels[-1][1])
+
+
 @pytest.mark.slow
 def test_an_expert_learns_and_tells_how(tmp_path, monkeypatch, capsys):
     quick = {"batch_size": 16, "num_minibatches": 32, "learning_rate": 1e-3}
@@ -72,8 +85,12 @@ def test_an_expert_learns_and_tells_how(tmp_path, monkeypatch, capsys):
     assert 100 * (learned - random) / (best - random) > 80
 
 
-def test_an_unknown_task_is_named_before_any_training(capsys):
+def test_bad_input_is_named_before_any_training(tmp_path, capsys):
     assert main(["expert", "--family=point_robot", "--task=train-99"]) == 2
     assert "'point_robot' has no task 'train-99'" in capsys.readouterr().err
+    assert main(["expert", "--family=point_robot", "--steps=0"]) == 2
+    assert "steps must be at least 1, found 0" in capsys.readouterr().err
+    assert main(["expert", "--family=point_robot", f"--out={tmp_path}"]) == 2
+    assert f"{tmp_path}: is a folder" in capsys.readouterr().err
     assert main(["expert", "--family=point_robots"]) == 2
     assert "did you mean 'point_robot'" in capsys.readouterr().err
