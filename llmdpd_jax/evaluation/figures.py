@@ -16,8 +16,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from llmdpd_jax.diffusion.samplers import network_calls
 from llmdpd_jax.errors import UserError
@@ -26,6 +28,7 @@ from llmdpd_jax.evaluation.results import PROMPTS, Row, write_atomically
 ROLLOUTS_FILE = "rollouts.safetensors"
 _MAX_EPISODES = 3  # drawn per prompt; more hide each other
 _LOWEST_SCORE = -100.0  # marks below would squeeze the range of interest
+_OPTIONAL = "goals", "targets", "walls"  # arrays that rollouts of some families have
 
 # Drawn in the colours of a light page; `svg` hands them over to the page's own variables.
 _INK, _LINE = "#1d2329", "#d3d9df"
@@ -52,13 +55,14 @@ class Rollouts:
     goals: np.ndarray | None = None  # [N, 2] in that plane, if the family's tasks have a goal there
     series: tuple[int, str] | None = None  # index and label of the observation to draw over time, if the family has one
     targets: np.ndarray | None = None  # [N] that it should reach
+    walls: np.ndarray | None = None  # [N, W, 2] lower left corners of unit squares, NaN where there are fewer
 
 
 def write_rollouts(path: str | Path, rollouts: Rollouts) -> None:
     """Write rollouts as a safetensors file, in one atomic step. Raises UserError if the shapes do not match."""
     _check_rollouts(rollouts, f"rollouts for {path}")
     arrays = {"observations": np.ascontiguousarray(rollouts.observations, dtype=np.float32)}
-    for name in ("goals", "targets"):
+    for name in _OPTIONAL:
         if getattr(rollouts, name) is not None:
             arrays[name] = np.ascontiguousarray(getattr(rollouts, name), dtype=np.float32)
     fields = "tasks", "prompts", "descriptions", "plane", "series"
@@ -72,7 +76,7 @@ def load_rollouts(path: str | Path) -> Rollouts:
         with safetensors.safe_open(path, framework="numpy") as file:
             names = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
             plane, series = names["plane"], names.get("series")  # older files have no series
-            given = {name: file.get_tensor(name) for name in ("goals", "targets") if name in file.keys()}  # noqa: SIM118
+            given = {name: file.get_tensor(name) for name in _OPTIONAL if name in file.keys()}  # noqa: SIM118
             rollouts = Rollouts(
                 observations=file.get_tensor("observations"),
                 tasks=tuple(names["tasks"]),
@@ -109,6 +113,9 @@ def _check_rollouts(rollouts: Rollouts, where: str) -> None:
         found = getattr(rollouts, name)
         if found is not None and found.shape != expected:
             raise UserError(f"{where}: {name} have shape {list(found.shape)}; expected {list(expected)}")
+    walls = rollouts.walls
+    if walls is not None and (walls.ndim != 3 or walls.shape[::2] != (tasks, 2)):
+        raise UserError(f"{where}: walls have shape {list(walls.shape)}; expected [{tasks} tasks, walls, 2]")
 
 
 # --- Rollouts ---------------------------------------------------------------------------------------------------------
@@ -138,6 +145,8 @@ def _limits(rollouts: Rollouts) -> tuple[np.ndarray, np.ndarray]:
         points = np.concatenate([points, rollouts.goals])
     if rollouts.targets is not None:
         points = np.concatenate([points, [[0.0, target] for target in rollouts.targets]])
+    if rollouts.walls is not None:
+        points = np.concatenate([points, *(rollouts.walls.reshape(-1, 2) + corner for corner in (0, 1))])
     points = points[np.isfinite(points).all(axis=-1)]
     if rollouts.series is not None:
         low, high = points.min(axis=0), points.max(axis=0)
@@ -157,10 +166,14 @@ def _draw_task(axes: Axes, rollouts: Rollouts, task: int) -> None:
         axes.tick_params(axis="y", direction="in", pad=-14, length=2, labelsize=6, colors=_INK, zorder=6)
     for spine in axes.spines.values():
         spine.set_color(_LINE)
-    if low[0] < 0 < high[0]:
-        axes.axvline(0, color=_LINE, linewidth=0.7, zorder=0)
-    if low[1] < 0 < high[1]:
-        axes.axhline(0, color=_LINE, linewidth=0.7, zorder=0)
+    if rollouts.walls is not None:
+        squares = [Rectangle(corner, 1, 1) for corner in rollouts.walls[task] if np.isfinite(corner).all()]
+        axes.add_collection(PatchCollection(squares, color=_LINE, zorder=0))
+    else:
+        if low[0] < 0 < high[0]:
+            axes.axvline(0, color=_LINE, linewidth=0.7, zorder=0)
+        if low[1] < 0 < high[1]:
+            axes.axhline(0, color=_LINE, linewidth=0.7, zorder=0)
     paths = _plane_paths(rollouts)[task]
     if rollouts.goals is not None:
         axes.plot(*rollouts.goals[task], marker="o", markersize=15, color="none", markeredgecolor=_INK, zorder=2)

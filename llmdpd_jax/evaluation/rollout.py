@@ -321,7 +321,16 @@ def _test_rollouts(family: TaskFamily, tasks: list[TaskEntry], observations: np.
         goals=told(*view.goal) if plane and view.goal else None,
         series=(view.observation, view.label) if series else None,
         targets=told(view.target)[:, 0] if series and view.target else None,
+        walls=_stack_padded([view.walls(tasks[n].parameters) for n in test]) if plane and view.walls else None,
     )
+
+
+def _stack_padded(rows: list[np.ndarray]) -> np.ndarray:
+    """Arrays [W, ...] of several lengths as one [N, W, ...] float32, with NaN behind the shorter ones."""
+    padded = np.full((len(rows), max(map(len, rows)), *rows[0].shape[1:]), np.nan, np.float32)
+    for target, row in zip(padded, rows, strict=True):
+        target[: len(row)] = row
+    return padded
 
 
 def _git_commit() -> str:

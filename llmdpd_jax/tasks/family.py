@@ -56,7 +56,8 @@ class PlaneView:
 
     position: tuple[int, int]  # observation indices of the horizontal and vertical coordinate
     goal: tuple[str, str] | None  # parameter names of the goal's coordinates
-    limits: tuple[float, float]  # range of both axes
+    # Task parameters -> lower left corners [W, 2] of the unit squares that are walls, where there are any.
+    walls: Callable[[Mapping[str, float]], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ class TaskFamily:
 # By module and function name, so that listing families imports no environment.
 _FACTORIES: dict[str, str | Callable[[], TaskFamily]] = {
     "cheetah_vel": "llmdpd_jax.tasks.cheetah_vel:cheetah_vel",
+    "maze": "llmdpd_jax.tasks.maze:maze",
     "point_robot": "llmdpd_jax.tasks.point_robot:point_robot",
 }
 

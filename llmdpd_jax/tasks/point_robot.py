@@ -166,5 +166,5 @@ def point_robot() -> TaskFamily:
         ),
         phrases=phrases,
         reference_episodes=500,
-        view=PlaneView(position=(0, 1), goal=("goal_x", "goal_y"), limits=(-1.2, 1.2)),
+        view=PlaneView(position=(0, 1), goal=("goal_x", "goal_y")),
     )

@@ -102,7 +102,7 @@ def test_missing_and_foreign_files_are_named(tmp_path):
         load_expert(tmp_path / "b.safetensors")
 
 
-@pytest.mark.parametrize("name", [name for name in family_names() if name != "point_robot"])
+@pytest.mark.parametrize("name", [name for name in family_names() if get_family(name).expert])
 def test_shipped_experts_fit_their_families_and_say_how_they_came_to_be(name):
     from llmdpd_jax.tasks.experts import FOLDER
 
