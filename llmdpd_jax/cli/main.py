@@ -53,7 +53,9 @@ def make_parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=function)
         return sub
 
-    add(tasks).add_argument("--family", help="list the tasks and descriptions of this family")
+    sub = add(tasks)
+    sub.add_argument("--family", help="list the tasks and descriptions of this family")
+    sub.add_argument("--render", type=Path, metavar="FILE.png", help="draw its test tasks as its policies play them")
 
     sub = add(collect)
     sub.add_argument("--family", default="point_robot", help="task family (default: %(default)s)")
@@ -146,12 +148,17 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def tasks(options) -> None:
-    """list task families, or the tasks of one"""
+    """list task families, or the tasks of one; draw them"""
     from rich.console import Console
     from rich.table import Table
 
+    from llmdpd_jax.bench.rows import check_target
     from llmdpd_jax.tasks.family import family_names, get_family
 
+    if options.render is not None:
+        if options.family is None:
+            raise UserError("tasks: --render draws one family; name it with --family")
+        check_target(options.render)
     table = Table(box=None)
     if options.family is None:
         for column in ("family", "train", "test", "horizon", "parameters", "wordings", "held out"):
@@ -170,6 +177,13 @@ def tasks(options) -> None:
             parameters = ", ".join(f"{name}={value:g}" for name, value in task.parameters.items())
             table.add_row(task.name, task.split, parameters, family.descriptions(task.parameters, held_out=False)[0])
     Console().print(table)
+    if options.render is not None:
+        from llmdpd_jax.evaluation.figures import all_tasks_picture, png
+        from llmdpd_jax.evaluation.results import write_atomically
+        from llmdpd_jax.evaluation.rollout import play
+
+        write_atomically(options.render, png(all_tasks_picture(play(family))))
+        print(f"drawn: {options.render}")
 
 
 def collect(options) -> None:

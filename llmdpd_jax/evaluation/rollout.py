@@ -3,7 +3,7 @@
 import hashlib
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 
 from llmdpd_jax.agents.diffusion_ql import STUDENT
 from llmdpd_jax.config import to_json
+from llmdpd_jax.data.collect import roll_out
 from llmdpd_jax.data.normalise import normalise_trajectory
 from llmdpd_jax.data.sampler import sample_prompts
 from llmdpd_jax.data.store import load_split
@@ -307,22 +308,49 @@ def _trajectory_prompts(
 def _test_rollouts(family: TaskFamily, tasks: list[TaskEntry], observations: np.ndarray) -> Rollouts:
     """What the report draws: the test tasks' episodes under seen wordings. observations [M, N, E, T + 1, O]."""
     test = [n for n, task in enumerate(tasks) if task.split == "test"]
+    chosen = [(tasks[n].name, tasks[n].parameters, tasks[n].descriptions[0]) for n in test]
+    return make_rollouts(family, chosen, PROMPTS, observations[:, test])
+
+
+def make_rollouts(
+    family: TaskFamily,
+    tasks: Sequence[tuple[str, Mapping[str, float], str]],
+    prompts: Sequence[str],
+    observations: np.ndarray,
+) -> Rollouts:
+    """Episodes to draw, of tasks (name, parameters, description); observations [M, N, E, T + 1, O] as of a rollout."""
+    names, parameters, descriptions = zip(*tasks, strict=True)
     view, plane, series = family.view, isinstance(family.view, PlaneView), isinstance(family.view, TimeView)
 
-    def told(*names: str) -> np.ndarray:
-        return np.array([[tasks[n].parameters[name] for name in names] for n in test], np.float32)
+    def told(*chosen: str) -> np.ndarray:
+        return np.array([[each[name] for name in chosen] for each in parameters], np.float32)
 
     return Rollouts(
-        observations=observations[:, test].swapaxes(0, 1),
-        tasks=tuple(tasks[n].name for n in test),
-        prompts=PROMPTS,
-        descriptions=tuple(tasks[n].descriptions[0] for n in test),
+        observations=observations.swapaxes(0, 1),
+        tasks=names,
+        prompts=tuple(prompts),
+        descriptions=descriptions,
         plane=view.position if plane else None,
         goals=told(*view.goal) if plane and view.goal else None,
         series=(view.observation, view.label) if series else None,
         targets=told(view.target)[:, 0] if series and view.target else None,
-        walls=_stack_padded([view.walls(tasks[n].parameters) for n in test]) if plane and view.walls else None,
+        walls=_stack_padded([view.walls(each) for each in parameters]) if plane and view.walls else None,
     )
+
+
+def play(family: TaskFamily, qualities: Sequence[str] = ("random", "medium", "expert"), episodes: int = 2) -> Rollouts:
+    """Episodes of a family's behaviour policies on its test tasks, to draw; `UserError` for an unknown one."""
+    tasks = [task for task in family.tasks() if task.split == "test"]
+    parameters = np.stack([family.parameter_array(task.parameters) for task in tasks])
+    seeds = jax.random.bits(jax.random.key(0), (len(tasks), episodes))
+    played = []
+    for quality in qualities:
+        episode = jax.device_get(jax.jit(partial(roll_out, family, quality))(seeds, parameters))
+        ended = np.cumsum(episode.terminations, axis=-1) - episode.terminations > 0  # [N, E, T]
+        played.append(np.array(episode.observations))
+        played[-1][:, :, 1:][ended] = np.nan
+    chosen = [(t.name, t.parameters, family.descriptions(t.parameters, held_out=False)[0]) for t in tasks]
+    return make_rollouts(family, chosen, qualities, np.stack(played))
 
 
 def _stack_padded(rows: list[np.ndarray]) -> np.ndarray:
