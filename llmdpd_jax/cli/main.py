@@ -59,7 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     sub = add(collect)
     sub.add_argument("--family", default="point_robot", help="task family (default: %(default)s)")
-    sub.add_argument("--quality", default="mixed", help="random, medium, expert or mixed (default: %(default)s)")
+    sub.add_argument("--quality", default="mixed", help="random, replay, medium, mixed, expert (default: %(default)s)")
     sub.add_argument("--episodes", type=int, default=100, help="per task (default: %(default)s)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--out", type=Path, help="folder of tasks.json (default: data/FAMILY)")

@@ -64,7 +64,8 @@ def collect(
 
     Args:
         family: name of a registered task family.
-        quality: one of QUALITIES; "mixed" is a log that begins random and ends expert.
+        quality: one of QUALITIES; "mixed" is the log of a learner from random to expert, "replay" of one that gets to
+            medium only.
         episodes: per task, at least 2, because a trajectory prompt is another episode than the one trained on.
         seed: 0 or more.
         out: folder for `tasks.json`, or the path of a `.json` file.

@@ -24,7 +24,6 @@ from matplotlib.patches import Rectangle
 from llmdpd_jax.diffusion.samplers import network_calls
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.evaluation.results import PROMPTS, Row, write_atomically
-from llmdpd_jax.tasks.family import QUALITIES
 
 ROLLOUTS_FILE = "rollouts.safetensors"
 _MAX_EPISODES = 3  # drawn per prompt; more hide each other
@@ -42,8 +41,7 @@ _STYLES: dict[str, dict[str, object]] = {
     "trajectory": {"color": "#e08a00", "linestyle": (0, (3, 1.2)), "linewidth": 1.9, "marker": "s"},
     "text+trajectory": {"color": "#0f9d76", "linestyle": "-", "linewidth": 1.2, "marker": "D"},
 }
-# Behaviour policies look like what a prompt makes of a policy: nothing, half of it, all.
-_STYLES |= dict(zip(QUALITIES, (_STYLES[p] for p in ("none", "trajectory", "text", "text+trajectory")), strict=True))
+_STYLES |= {"random": _STYLES["none"], "medium": _STYLES["trajectory"], "expert": _STYLES["text"]}  # behaviour policies
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Rollouts:
 
     observations: np.ndarray  # [N, M, E, T + 1, O] float32, environment units, NaN after the end of an episode
     tasks: tuple[str, ...]  # N names, as in the results
-    prompts: tuple[str, ...]  # M of PROMPTS, as in the results; or of QUALITIES, where logged episodes are drawn
+    prompts: tuple[str, ...]  # M of PROMPTS, as in the results; or names of behaviour policies
     descriptions: tuple[str, ...]  # N, what the text prompts said
     plane: tuple[int, int] | None = None  # observation indices that are coordinates in a plane, if the family has any
     goals: np.ndarray | None = None  # [N, 2] in that plane, if the family's tasks have a goal there

@@ -60,7 +60,7 @@ class Traits:
 
 
 def make_behaviour(expert: Expert, quality: str, drawn: bool = True) -> Behaviour:
-    """The policy of one of QUALITIES: uniform actions, the half-learned, the last snapshot, or all in turn.
+    """The policy of one of QUALITIES: uniform actions, one snapshot, or several in turn.
 
     The last snapshot's actions are its likeliest; others are drawn, unless `drawn` is false.
 
@@ -72,8 +72,9 @@ def make_behaviour(expert: Expert, quality: str, drawn: bool = True) -> Behaviou
 
     def draw(key, progress, parameters) -> Traits:
         del key, parameters
-        turn = jnp.minimum(progress * expert.snapshots, last).astype(jnp.int32)
-        snapshot = {"mixed": turn, "medium": expert.medium, "expert": last, "random": 0}[quality]
+        newest = {"replay": expert.medium}.get(quality, last)
+        turn = jnp.minimum(progress * (newest + 1), newest).astype(jnp.int32)
+        snapshot = {"random": 0, "medium": expert.medium, "expert": last}.get(quality, turn)
         noise = jnp.float32(drawn and quality != "expert")
         return Traits(jnp.asarray(snapshot), noise, jnp.asarray(quality == "random"))
 

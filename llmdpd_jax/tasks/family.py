@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # Brax takes seconds to import, and reading a manifest does n
     from llmdpd_jax.tasks.environment import TaskEnv
 
 SPLITS = ("train", "test")
-QUALITIES = ("random", "medium", "expert", "mixed")
+QUALITIES = ("random", "replay", "medium", "mixed", "expert")  # replay and mixed are logs of a learner, see `collect`
 
 
 @dataclass(frozen=True)

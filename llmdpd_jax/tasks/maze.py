@@ -216,14 +216,15 @@ def behaviour(quality: str) -> Behaviour:
     """The policy of that quality. Raises `UserError` for an unknown one.
 
     "mixed" is a learner's log: random at first, then it heads for other places as well as for the goal, at last the
-    expert. "medium" heads for the goal in two episodes of five, with half its force and as much noise.
+    expert; "replay" is its first half. "medium" heads for the goal in two episodes of five, with half its force and as
+    much noise.
     """
     if quality not in QUALITIES:
         raise UserError(f"unknown quality {quality!r} (known: {', '.join(QUALITIES)})")
 
     def draw(key: jax.Array, progress: jax.Array, parameters: jax.Array) -> Traits:
         aim_key, key = jax.random.split(key)
-        skill = {"mixed": progress, "medium": 0.5, "expert": 1.0, "random": 0.0}[quality]
+        skill = {"random": 0.0, "replay": progress / 2, "medium": 0.5, "mixed": progress, "expert": 1.0}[quality]
         finds = 0.4 if quality == "medium" else skill
         elsewhere = draw_position(aim_key, parameters[0].astype(jnp.int32))
         aim = jnp.where(jax.random.uniform(key) < finds, parameters[1:], elsewhere)

@@ -111,9 +111,20 @@ def _draw_mixed(key, progress, parameters):
     return Traits(error=(1 - progress) * 0.6 * jax.random.normal(key, (2,)), gain=progress, noise=1 - progress)
 
 
+def _draw_replay(key, progress, parameters):
+    """The first half of that log."""
+    return _draw_mixed(key, progress / 2, parameters)
+
+
 def behaviour(quality: str) -> Behaviour:
     """The policy of that quality. Raises `UserError` for an unknown one."""
-    draws = {"random": _draw_random, "medium": _draw_medium, "expert": _draw_expert, "mixed": _draw_mixed}
+    draws = {
+        "random": _draw_random,
+        "replay": _draw_replay,
+        "medium": _draw_medium,
+        "mixed": _draw_mixed,
+        "expert": _draw_expert,
+    }
     if quality not in draws:
         raise UserError(f"unknown quality {quality!r} (known: {', '.join(QUALITIES)})")
     return Behaviour(draws[quality], act)

@@ -220,7 +220,7 @@ def test_data_sets_of_others_are_not_overwritten_unasked(tmp_path):
     ("changes", "message"),
     [
         ({"family": "smal"}, "unknown task family 'smal'; did you mean 'small'"),
-        ({"quality": "best"}, r"unknown quality 'best' \(known: random, medium, expert, mixed\)"),
+        ({"quality": "best"}, r"unknown quality 'best' \(known: random, replay, medium, mixed, expert\)"),
         ({"episodes": 1}, "episodes must be at least 2 per task, found 1"),
         ({"seed": -1}, "seed must lie in 0"),
     ],

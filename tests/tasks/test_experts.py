@@ -70,6 +70,8 @@ def test_qualities():
     np.testing.assert_allclose(acted(expert, "medium"), np.tanh(0.2), atol=0.01)
     for progress, value in {0.0: 0.1, 0.24: 0.1, 0.26: 0.2, 0.74: 0.3, 0.76: 0.4, 1.0: 0.4}.items():
         np.testing.assert_allclose(acted(expert, "mixed", progress), np.tanh(value), atol=0.01)
+    for progress, value in {0.0: 0.1, 0.49: 0.1, 0.51: 0.2, 1.0: 0.2}.items():  # of the snapshots up to medium
+        np.testing.assert_allclose(acted(expert, "replay", progress), np.tanh(value), atol=0.01)
     random = acted(expert, "random", count=4000)
     assert random.min() < -0.99 and random.max() > 0.99 and abs(random.mean()) < 0.03
     with pytest.raises(UserError, match=f"'best'.*{', '.join(QUALITIES)}"):

@@ -170,8 +170,9 @@ def test_qualities_score_as_their_names_say():
     assert 25 < scores("medium").mean() < 45
     mixed = scores("mixed")
     parts = mixed.reshape(65, 5, -1).mean((0, 2))
+    assert 10 < scores("replay").mean() < 0.6 * mixed.mean()
     assert 35 < mixed.mean() < 60 and np.all(np.diff(parts) > 5) and parts[0] < 10 and parts[-1] > 80
-    with pytest.raises(UserError, match=r"unknown quality 'best' \(known: random, medium"):
+    with pytest.raises(UserError, match=r"unknown quality 'best' \(known: random, replay, medium"):
         maze().behaviour("best")
 
 

@@ -118,6 +118,11 @@ def test_mixed_begins_random_and_ends_expert():
     np.testing.assert_allclose(returns("mixed", 1.0), returns("expert"), atol=1e-4)
 
 
+def test_replay_is_the_first_half_of_mixed():
+    for progress in (0.0, 0.4, 1.0):
+        np.testing.assert_array_equal(returns("replay", progress), returns("mixed", progress / 2))
+
+
 def test_unknown_quality_names_the_known_ones():
     with pytest.raises(UserError, match=f"'best'.*{', '.join(QUALITIES)}"):
         point_robot().behaviour("best")
