@@ -148,11 +148,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def tasks(options) -> None:
-    """list task families, or the tasks of one; draw them"""
+    """list task families with their data, or the tasks of one; draw them"""
     from rich.console import Console
     from rich.table import Table
 
     from llmdpd_jax.bench.rows import check_target
+    from llmdpd_jax.data.collect import collected
     from llmdpd_jax.tasks.family import family_names, get_family
 
     if options.render is not None:
@@ -177,6 +178,9 @@ def tasks(options) -> None:
             parameters = ", ".join(f"{name}={value:g}" for name, value in task.parameters.items())
             table.add_row(task.name, task.split, parameters, family.descriptions(task.parameters, held_out=False)[0])
     Console().print(table)
+    for name in [options.family] if options.family else family_names():
+        for data, count in collected(name).items():
+            print(f"data: {name}/{data}, {count} tasks")
     if options.render is not None:
         from llmdpd_jax.evaluation.figures import all_tasks_picture, png
         from llmdpd_jax.evaluation.results import write_atomically

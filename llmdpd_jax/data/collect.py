@@ -126,6 +126,19 @@ def collect(
     return Collection(manifest, not missing, float(returns.mean()), float(scores.mean()))
 
 
+def collected(family: str) -> dict[str, int]:
+    """The data sets of a family in Minari's folder: how many tasks are complete, by quality, episodes and seed."""
+    found: dict[str, int] = {}
+    for folder in sorted(get_dataset_path(family).glob("*/*-v0/data")):
+        try:
+            complete = _RECORD in MinariStorage.read_raw_metadata(folder)
+        except ValueError:  # killed while the metadata were written
+            complete = False
+        name = folder.parent.parent.name
+        found[name] = found.get(name, 0) + complete
+    return found
+
+
 def episode_seeds(quality: str, seed: int, task: int, episodes: int) -> np.ndarray:
     """The seed of each episode of a task, `[episodes]` uint32; other arguments give unrelated seeds."""
     return np.random.SeedSequence([seed, task, zlib.crc32(quality.encode())]).generate_state(episodes)

@@ -10,7 +10,7 @@ import pytest
 from minari.storage import get_dataset_path
 
 from llmdpd_jax.data import collect as collect_module
-from llmdpd_jax.data.collect import collect, episode_seeds, make_episode
+from llmdpd_jax.data.collect import collect, collected, episode_seeds, make_episode
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.tasks import family as family_module
 from llmdpd_jax.tasks.manifest import load_manifest
@@ -174,6 +174,16 @@ def test_data_of_another_expert_are_not_taken_for_these(tmp_path, monkeypatch):
     file.write_bytes(b"another")
     with pytest.raises(UserError, match="collected with other expert; overwrite it with --overwrite"):
         collect_small(tmp_path)
+
+
+def test_what_was_collected_is_found(tmp_path, minari_root):
+    assert collected("small") == {}
+    collect_small(tmp_path, episodes=2)
+    collect_small(tmp_path, seed=4)
+    assert collected("small") == {"mixed-e2-s0": 3, "mixed-e3-s4": 3}
+    metadata = next((minari_root / "small" / "mixed-e3-s4").glob("*-v0")) / "data" / "metadata.json"
+    metadata.write_text(metadata.read_text()[:40])  # killed while it was written
+    assert collected("small") == {"mixed-e2-s0": 3, "mixed-e3-s4": 2}
 
 
 def test_half_written_data_sets_are_written_again(tmp_path, minari_root):
