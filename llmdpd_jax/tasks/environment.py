@@ -6,30 +6,42 @@ import io
 import warnings
 
 import jax
+import jax.numpy as jnp
 import mujoco
 
 with contextlib.redirect_stdout(io.StringIO()):  # Importing Brax prints warnings about optional GPU packages.
-    from brax import envs
+    from brax import envs, math
     from brax.base import System
     from brax.envs.base import Env, PipelineEnv, State, Wrapper
 
-__all__ = ["PipelineEnv", "State", "System", "TaskEnv", "Wrapper", "make_robot"]
+__all__ = ["PipelineEnv", "State", "System", "TaskEnv", "Wrapper", "make_robot", "point_on"]
 
 
-def make_robot(name: str, backend: str) -> PipelineEnv:
-    """One of Brax's own environments, such as "halfcheetah", with one of its physics backends.
+def make_robot(name: str, backend: str, **options) -> PipelineEnv:
+    """One of Brax's own environments, such as "halfcheetah", with one of its physics backends and its own options.
 
-    Without the warnings that reading the robot's model gives: of MuJoCo, which would be logged to a file in the current
-    folder, and that Brax's environments are in maintenance.
+    `n_frames` is one of these: how many steps of the physics make a step. Without the warnings that reading the robot's
+    model gives: of MuJoCo, which would be logged to a file in the current folder, and that Brax's environments are in
+    maintenance.
     """
     handler = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda message: None)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return envs.get_environment(name, backend=backend)
+            return envs.get_environment(name, backend=backend, **options)
     finally:
         mujoco.set_mju_user_warning(handler)
+
+
+def point_on(state: State, link: int, place: tuple[float, float, float]) -> jax.Array:
+    """Where `[3]` a point fixed on a link is, in metres of the world; `place` is that point in the link's own frame.
+
+    Args:
+        state: a pipeline state.
+        link: its index in the robot's model.
+    """
+    return state.x.pos[link] + math.rotate(jnp.array(place), state.x.rot[link])
 
 
 class TaskEnv(Env):

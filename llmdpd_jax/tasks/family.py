@@ -127,6 +127,7 @@ _FACTORIES: dict[str, str | Callable[[], TaskFamily]] = {
     "cheetah_vel": "llmdpd_jax.tasks.cheetah_vel:cheetah_vel",
     "maze": "llmdpd_jax.tasks.maze:maze",
     "point_robot": "llmdpd_jax.tasks.point_robot:point_robot",
+    "reacher_goal": "llmdpd_jax.tasks.reacher_goal:reacher_goal",
 }
 
 

@@ -33,12 +33,13 @@ class Slider:
         return state.replace(pipeline_state=now, obs=now, reward=100.0, done=(now[0] > 1).astype(float))
 
 
-def slide(dynamics=None):
+def slide(dynamics=None, observe=None):
     return PhysicsTask(
         Slider(),
         lambda key: jax.random.uniform(key, (1,)),
         lambda before, after, action, parameters, dt: (after[0] - before[0]) / dt - parameters[0] * action[0],
         dynamics,
+        observe,
     )
 
 
@@ -71,6 +72,14 @@ def test_dynamics_follow_the_parameters():
     assert env.brax_env.sys.mass == 2.0
 
 
+def test_an_observation_of_the_familys_own_replaces_brax_s():
+    env = slide(observe=lambda state: state[1:] * 10)
+    state = env.reset_task(KEY, jnp.array([1.0]))
+    np.testing.assert_array_equal(state.obs, [0.0])
+    np.testing.assert_allclose(env.step(state, jnp.array([1.0])).obs, [2.5])
+    assert (env.observation_size, slide().observation_size) == (1, 2)
+
+
 def test_reset_draws_tasks():
     drawn = jax.vmap(slide().reset)(jax.random.split(KEY, 500)).info["parameters"]
     assert drawn.min() < 0.02 and drawn.max() > 0.98
@@ -100,20 +109,24 @@ def test_cheetah_vel_tasks_are_fixed_and_distinct():
     assert (tasks[0].name, tasks[0].parameters) == ("train-00", {"speed": 1.69})
 
 
+# --- robots ----------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.slow
-def test_a_batch_of_cheetahs_equals_single_ones():
+@pytest.mark.parametrize("name", ["cheetah_vel", "reacher_goal"])
+def test_a_batch_of_robots_equals_single_ones(name):
     """Step by step from the same states: over many steps, contacts let what was rounded grow."""
-    family = get_family("cheetah_vel")
+    family = get_family(name)
     env = family.make_env()
     assert (env.observation_size, env.action_size) == (family.observation_size, family.action_size)
-    speeds = np.stack([family.parameter_array(task.parameters) for task in family.tasks()[:45]])
+    tasks = np.stack([family.parameter_array(task.parameters) for task in family.tasks()[:45]])
     keys = jax.random.split(KEY, 45)
-    state, single_start = jax.jit(jax.vmap(env.reset_task))(keys, speeds), jax.jit(env.reset_task)
+    state, single_start = jax.jit(jax.vmap(env.reset_task))(keys, tasks), jax.jit(env.reset_task)
     for i in range(45):
-        np.testing.assert_allclose(state.obs[i], single_start(keys[i], speeds[i]).obs, atol=1e-6)
+        np.testing.assert_allclose(state.obs[i], single_start(keys[i], tasks[i]).obs, atol=1e-6)
     many, single = jax.jit(jax.vmap(env.step)), jax.jit(env.step)
     for t in range(10):
-        actions = jax.random.uniform(jax.random.key(t), (45, 6), minval=-1.2, maxval=1.2)
+        actions = jax.random.uniform(jax.random.key(t), (45, env.action_size), minval=-1.2, maxval=1.2)
         before, state = state, many(state, actions)
         for i in range(45):
             alone = single(jax.tree.map(lambda x, i=i: x[i], before), actions[i])

@@ -12,6 +12,7 @@ from llmdpd_jax.errors import UserError
 from llmdpd_jax.prompts.numbers import read_numbers
 from llmdpd_jax.tasks.point_robot import point_robot
 from llmdpd_jax.tasks.point_robot_wordings import HELD_OUT_TEMPLATES
+from llmdpd_jax.tasks.reacher_goal import reacher_goal
 from llmdpd_jax.tasks.wording import UNITS, Parts, Quantity, Writing, compose, decimal, short, side, spelled
 from llmdpd_jax.tasks.wordings import direction, point, velocity
 from llmdpd_jax.tasks.wordings.direction import direction_phrases, direction_wordings
@@ -192,6 +193,24 @@ def test_unseen_units_and_precisions_are_in_no_train_wording():
         assert unseen and not unseen & train, kind
         decimals = {word for writing in module.WRITINGS for word in writing.format.split() if word.isdigit()}
         assert "6" not in decimals and all("6" in writing.format.split() for writing in module.UNSEEN_PRECISION)
+
+
+@pytest.mark.parametrize("group", ["train", "held_out"])
+def test_goals_of_reacher_goal_are_told_to_a_millimetre(group):
+    """Its arm is a fifth of a metre long, where point_robot's plane has two: tenths of an inch are the coarsest."""
+    goals = ((-0.14, 0.12), (0.09, -0.17), (0.16, -0.03))  # none like what else is in a frame ("rtol=0.07")
+    for template, (x, y) in itertools.product(getattr(SETS["point"], group), goals):
+        fields = reacher_goal().phrases({"goal_x": x, "goal_y": y})
+        for name, size, value in quantities(template, fields):
+            stated = fields[name].value
+            assert value == pytest.approx(abs(stated) if size else stated, abs=0.0013), template
+
+
+def test_reacher_goal_is_described_by_disjoint_sentences():
+    train, held_out = ({w.template for w in reacher_goal().wordings if w.held_out == kind} for kind in (False, True))
+    assert (len(train), len(held_out)) == (len(point_wordings().train), len(point_wordings().held_out))
+    told = [reacher_goal().descriptions(task.parameters, held_out=False) for task in reacher_goal().tasks()]
+    assert not train & held_out and len({texts[0] for texts in told}) == len(told)
 
 
 # --- point_robot -----------------------------------------------------------------------------------------------------
