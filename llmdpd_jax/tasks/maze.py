@@ -22,9 +22,9 @@ from llmdpd_jax.tasks.maze_wordings import maze_wordings, names
 from llmdpd_jax.tasks.wording import Quantity
 
 NAME = "maze"
-HORIZON = 200
-DT = 0.1  # seconds of a step
-DRAG, PUSH = 0.2, 0.4  # share of the velocity lost in a step; m/s that a full action adds: at most 2 m/s
+HORIZON = 100
+DT = 0.2  # seconds of a step
+DRAG, PUSH = 0.4, 0.8  # share of the velocity lost in a step; m/s that a full action adds: at most 2 m/s
 RADIUS = 0.1  # m, half the point's width
 SPREAD = 0.3  # m, how far from the middle of a cell starts and goals lie at most, along each axis
 TASK_SEED = 2611
@@ -202,7 +202,7 @@ def push(layout: jax.Array, observation: jax.Array, aim: jax.Array) -> jax.Array
     here, goal = cell_of(layout, position), cell_of(layout, aim)
     waypoint = jnp.where(here == goal, aim, middle(layout, jnp.asarray(next_cells())[layout, goal, here]))
     fastest = PUSH / DRAG
-    wanted = jnp.clip((waypoint - position) / (2 * DT), -fastest, fastest)
+    wanted = jnp.clip((waypoint - position) / DT, -fastest, fastest)
     return (wanted - (1 - DRAG) * velocity) / PUSH
 
 
