@@ -118,6 +118,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--critic-guidance", type=float, help="weight of the critic's gradient; 0 is off")
     sub.add_argument("--variant", default="", help="name of an ablation or baseline, kept in the results")
     sub.add_argument("--seed", type=int, default=0, help="of starts, prompts and noise")
+    sub.add_argument("--workers", type=int, help="processes that step Gymnasium environments (default: by CPUs)")
     sub.add_argument("--out", type=Path, help="folder of results.json and report.html (default: the run folder)")
 
     sub = add(sweep)
@@ -251,11 +252,13 @@ def train(options) -> None:
         if options.out is None:
             raise UserError("train: name the run folder with --out, for example --out=runs/first")
         run = options.out
+    from llmdpd_jax.data.environments import has_environment
     from llmdpd_jax.tasks.manifest import load_manifest
     from llmdpd_jax.training.loop import train as run_training
 
     run_training(config, run)
-    has_env = load_manifest(config.data.manifest).env is not None
+    manifest = load_manifest(config.data.manifest)
+    has_env = manifest.env is not None or all(has_environment(t) for t in manifest.tasks if t.split == "train")
     following = f"llmdpd evaluate {run}" if has_env else f'llmdpd_jax.load_policy("{run}")'
     print(f"{run}: trained to update {config.train.steps}; next: {following}")
 
@@ -315,10 +318,14 @@ def evaluate(options) -> None:
         execute=options.execute,
         variant=options.variant,
         seed=options.seed,
+        workers=options.workers,
     )
     out = options.out or find(options.run)[0]
     write_results(out / RESULTS_FILE, results)
-    write_rollouts(out / ROLLOUTS_FILE, rollouts)
+    if rollouts is None:
+        (out / ROLLOUTS_FILE).unlink(missing_ok=True)  # of an earlier evaluation in another environment
+    else:
+        write_rollouts(out / ROLLOUTS_FILE, rollouts)
     _show(out, results)
 
 

@@ -1,30 +1,12 @@
 """Reads Minari data sets into padded arrays, and refuses what training could not use."""
 
-from dataclasses import dataclass
-
 import gymnasium as gym
 import minari
 import numpy as np
 from minari.storage import get_dataset_path
 
+from llmdpd_jax.data.episodes import Episodes, Logged, pad_episodes
 from llmdpd_jax.errors import UserError
-
-# Actions may leave their bounds by this share of the range: float64 logs of float32 policies do.
-_BOUND_TOLERANCE = 1e-5
-
-
-@dataclass(frozen=True)
-class Episodes:
-    """The episodes of one data set, padded with zeros to the longest."""
-
-    dataset: str  # Minari id
-    observations: np.ndarray  # [E, T + 1, O] float32
-    actions: np.ndarray  # [E, T, A] float32
-    rewards: np.ndarray  # [E, T] float32
-    terminations: np.ndarray  # [E, T] bool
-    lengths: np.ndarray  # [E] int32, number of actions
-    action_low: np.ndarray  # [A] float32, -inf where unbounded
-    action_high: np.ndarray  # [A] float32
 
 
 def read_episodes(dataset_id: str) -> Episodes:
@@ -37,7 +19,7 @@ def read_episodes(dataset_id: str) -> Episodes:
         UserError: the data set is not on disk or damaged, its spaces are of another kind, it has no episodes, an
             episode is empty or its arrays disagree in length, a value is not finite, or an action is outside its space.
     """
-    dataset = _open(dataset_id)
+    dataset = open_dataset(dataset_id)
     observation_box, key = _box(dataset.observation_space, dataset_id, "observation", allow_dict=True)
     action_box, _ = _box(dataset.action_space, dataset_id, "action")
     if dataset.total_episodes == 0:
@@ -47,24 +29,18 @@ def read_episodes(dataset_id: str) -> Episodes:
     except Exception as error:  # h5py and pyarrow raise many kinds on damaged files
         raise _damaged(dataset_id, error) from error
     sizes = int(np.prod(observation_box.shape)), int(np.prod(action_box.shape))
-    rows = [_row(episode, key, sizes, dataset_id) for episode in logged]
-    lengths = np.array([len(row[2]) for row in rows], np.int32)
-    time = int(lengths.max())
-    episodes = Episodes(
-        dataset=dataset_id,
-        observations=_pad([row[0] for row in rows], time + 1, np.float32),
-        actions=_pad([row[1] for row in rows], time, np.float32),
-        rewards=_pad([row[2] for row in rows], time, np.float32),
-        terminations=_pad([row[3] for row in rows], time, bool),
-        lengths=lengths,
-        action_low=action_box.low.reshape(-1).astype(np.float32),
-        action_high=action_box.high.reshape(-1).astype(np.float32),
+    return pad_episodes(
+        dataset_id,
+        f"Minari data set {dataset_id!r}",
+        [_logged(episode, key, sizes, dataset_id) for episode in logged],
+        [episode.id for episode in logged],
+        action_box.low,
+        action_box.high,
     )
-    _check_values(episodes, [episode.id for episode in logged])
-    return episodes
 
 
-def _open(dataset_id: str) -> minari.MinariDataset:
+def open_dataset(dataset_id: str) -> minari.MinariDataset:
+    """The data set of that id in Minari's folder. Raises `UserError` when it is not there or damaged."""
     try:
         return minari.load_dataset(dataset_id)
     except FileNotFoundError:
@@ -95,8 +71,8 @@ def _box(space: gym.Space, dataset_id: str, what: str, allow_dict: bool = False)
     return space, key
 
 
-def _row(episode, key: str | None, sizes: tuple[int, int], dataset_id: str) -> tuple[np.ndarray, ...]:
-    """Flat observations `[t + 1, O]`, actions `[t, A]`, rewards `[t]` and terminations `[t]` of one episode."""
+def _logged(episode, key: str | None, sizes: tuple[int, int], dataset_id: str) -> Logged:
+    """One episode, with flat observations and actions."""
     where = f"Minari data set {dataset_id!r}, episode {episode.id}"
     steps = len(episode.rewards)
     if steps == 0:
@@ -112,35 +88,5 @@ def _row(episode, key: str | None, sizes: tuple[int, int], dataset_id: str) -> t
             raise UserError(f"{where}: {steps} rewards need {length} {what}, found {len(array)}")
         if array.size != length * size:
             raise UserError(f"{where}: each of {what} must hold {size} numbers, found shape {array.shape[1:]}")
-    return observations.reshape(steps + 1, -1), actions.reshape(steps, -1), episode.rewards, episode.terminations
-
-
-def _pad(rows: list[np.ndarray], time: int, dtype: type) -> np.ndarray:
-    padded = np.zeros((len(rows), time, *rows[0].shape[1:]), dtype)
-    for target, row in zip(padded, rows, strict=True):
-        target[: len(row)] = row
-    return padded
-
-
-def _check_values(episodes: Episodes, ids: list[int]) -> None:
-    """Raises at the first value that is not finite, or action outside its bounds."""
-
-    def refuse(what: str, bad: np.ndarray, array: np.ndarray, rule: str) -> None:
-        if bad.any():
-            episode, step, *rest = (int(i) for i in np.argwhere(bad)[0])
-            place = f"step {step}" + (f", dimension {rest[0]}" if rest else "")
-            raise UserError(
-                f"Minari data set {episodes.dataset!r}, episode {ids[episode]}: {what} at {place} is "
-                f"{array[(episode, step, *rest)]}; {rule}"
-            )
-
-    for what in ("observations", "actions", "rewards"):
-        array = getattr(episodes, what)
-        refuse(what.removesuffix("s"), ~np.isfinite(array), array, "every value must be a finite number")
-    low, high = episodes.action_low, episodes.action_high
-    with np.errstate(invalid="ignore"):
-        slack = np.nan_to_num(_BOUND_TOLERANCE * (high - low), posinf=0.0)
-    real = np.arange(episodes.actions.shape[1]) < episodes.lengths[:, None]
-    outside = ((episodes.actions < low - slack) | (episodes.actions > high + slack)) & real[..., None]
-    bounds = f"low {low.tolist()}, high {high.tolist()}"
-    refuse("action", outside, episodes.actions, f"the action space has {bounds}")
+    flat = observations.reshape(steps + 1, -1), actions.reshape(steps, -1)
+    return Logged(*flat, episode.rewards, episode.terminations)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
-from llmdpd_jax.data.minari_io import Episodes, read_episodes
+from llmdpd_jax.data.d4rl import read_d4rl
+from llmdpd_jax.data.episodes import Episodes
+from llmdpd_jax.data.minari_io import read_episodes
 from llmdpd_jax.data.progress import progress_bar
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.tasks.manifest import Manifest, TaskSplit, require_split
@@ -35,7 +37,7 @@ class SplitData:
 
 
 def load_split(manifest: Manifest, split: str, progress: bool = True) -> SplitData:
-    """Reads the Minari data sets of one split of the manifest; data sets of other splits are not opened.
+    """Reads the data sets of one split of the manifest; those of other splits are not opened.
 
     Args:
         manifest: from `load_manifest`.
@@ -44,8 +46,8 @@ def load_split(manifest: Manifest, split: str, progress: bool = True) -> SplitDa
         progress: shows a progress bar.
 
     Raises:
-        UserError: the split is empty, a data set is unusable (see `read_episodes`), has too few episodes, or its
-            observations, actions or action bounds differ from those of the first task.
+        UserError: the split is empty, a data set is unusable (see `read_episodes` and `read_d4rl`), has too few
+            episodes, or its observations, actions or action bounds differ from those of the first task.
     """
     return load_tasks(require_split(manifest, split), progress)
 
@@ -56,8 +58,8 @@ def load_tasks(split: TaskSplit, progress: bool = True) -> SplitData:
     loaded: list[Episodes] = []
     with progress_bar(progress) as bar:
         for task in bar.track(split.tasks, description=f"reading {split.split} tasks"):
-            episodes = read_episodes(task.dataset)
-            where = f"{split.where}: task {task.name!r} (Minari data set {task.dataset!r})"
+            episodes = read_d4rl(task.dataset) if task.is_file else read_episodes(task.dataset)
+            where = f"{split.where}: task {task.name!r} ({task.source})"
             if len(episodes.lengths) < least:
                 raise UserError(
                     f"{where}: has {len(episodes.lengths)} episode; a {split.split} task needs at least {least}, "

@@ -1,10 +1,10 @@
-"""Vectorised evaluation: every task, prompt and episode in one compiled rollout."""
+"""Vectorised evaluation: every task, prompt and episode in one compiled rollout, or in Gymnasium environments."""
 
 import hashlib
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmdpd_jax.agents.diffusion_ql import STUDENT
+from llmdpd_jax.agents.diffusion_ql import STUDENT, Context
 from llmdpd_jax.config import to_json
 from llmdpd_jax.data.collect import roll_out
+from llmdpd_jax.data.environments import find_reference
 from llmdpd_jax.data.normalise import normalise_trajectory
 from llmdpd_jax.data.sampler import sample_prompts
 from llmdpd_jax.data.store import load_split
@@ -24,6 +25,7 @@ from llmdpd_jax.diffusion.samplers import Sampler, find_sampler, make_grid
 from llmdpd_jax.diffusion.schedules import make_schedule
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.evaluation.figures import Rollouts
+from llmdpd_jax.evaluation.gymnasium_rollout import UNKNOWN, recover_environments, roll_out_in_gymnasium
 from llmdpd_jax.evaluation.results import PROMPTS, SPLITS, Results, Row
 from llmdpd_jax.policy import Policy
 from llmdpd_jax.tasks.environment import TaskEnv
@@ -47,6 +49,16 @@ class Setting(NamedTuple):
         return self.prompt in ("trajectory", "text+trajectory")
 
 
+def make_contexts(
+    policy: Policy, params: dict, text: Array, trajectory: TrajectoryPrompt, has_text: Array, has_trajectory: Array
+) -> Context:
+    """Contexts [M, N, E, ...] of M settings x N tasks x E episodes; arguments as those of a rollout."""
+    agent, batch = policy.checkpoint.agent, text.shape[:-1]
+    vectors = jnp.broadcast_to(agent.read_trajectory(params, trajectory), text.shape)
+    flags = (jnp.broadcast_to(flag[:, None, None], batch) for flag in (has_text, has_trajectory))
+    return agent.fuse(params, text, vectors, *flags)
+
+
 def make_rollout(
     policy: Policy,
     env: TaskEnv,
@@ -63,7 +75,6 @@ def make_rollout(
       text vectors [M, N, E, C], trajectory prompts [N, E, T, ...], flags [M] and task parameters [N, P]; returns
       [M, N, E] are undiscounted sums up to the episode's end, observations are [M, N, E, horizon + 1, O], NaN after it.
     """
-    agent = policy.checkpoint.agent
     act = partial(policy.act_function, sampler=sampler, steps=steps, best_of=best_of)
     execute = policy.steps_per_call(execute)
     calls = -(-horizon // execute)
@@ -82,9 +93,7 @@ def make_rollout(
         batch = text.shape[:-1]  # [M, N, E]
         key_reset, key_act = jax.random.split(key)
 
-        trajectory_vectors = jnp.broadcast_to(agent.read_trajectory(params, trajectory), text.shape)
-        flags = (jnp.broadcast_to(flag[:, None, None], batch) for flag in (has_text, has_trajectory))
-        context = agent.fuse(params, text, trajectory_vectors, *flags)
+        context = make_contexts(policy, params, text, trajectory, has_text, has_trajectory)
         context, parameters = jax.tree.map(
             lambda x: x.reshape(-1, x.shape[-1]),
             (context, jnp.broadcast_to(parameters[:, None], (*batch, parameters.shape[-1]))),
@@ -120,19 +129,21 @@ def evaluation_family(manifest: Manifest) -> TaskFamily:
     """The registered family to roll out in.
 
     Raises:
-      UserError: the manifest names no environment, has no test task, or misses what scoring needs.
+      UserError: the manifest names none, has no test task, or misses what scoring needs.
     """
-    require_split(manifest, "test")
     if manifest.env is None:
-        raise UserError(
-            f'{manifest.where}: names no "env", so there is nothing to evaluate in. Policies of such data act through '
-            "`llmdpd_jax.load_policy(...).act`; to evaluate, register a task family and name it"
-        )
+        raise UserError(f'{manifest.where}: names no "env"; a sweep needs a registered task family')
+    _check_tasks(manifest, "parameters", "reference", "descriptions")
+    return get_family(manifest.env)
+
+
+def _check_tasks(manifest: Manifest, *fields: str) -> None:
+    """Raises UserError unless there is a test task and all tasks have the fields."""
+    require_split(manifest, "test")
     for task in manifest.tasks:
-        for field in ("parameters", "reference", "descriptions"):
+        for field in fields:
             if not getattr(task, field):
                 raise UserError(f'{manifest.where}: task {task.name!r} has no "{field}", which evaluation needs')
-    return get_family(manifest.env)
 
 
 def evaluate(
@@ -147,27 +158,37 @@ def evaluate(
     execute: int | None = None,
     variant: str = "",
     seed: int = 0,
+    workers: int | None = None,
     progress: bool = True,
-) -> tuple[Results, Rollouts]:
+) -> tuple[Results, Rollouts | None]:
     """Scores a policy on all tasks of a manifest, told nothing, by text (seen and held-out wordings), trajectory, both.
 
-    The episodes of a task are told different descriptions of it; the trajectory prompt of an episode is a
-    random logged episode of that task. Train and test tasks are rolled out together and reported apart.
+    A manifest that names a registered family is rolled out there; any other one in the tasks' Gymnasium environments.
+    The episodes of a task are told different descriptions of it; the trajectory prompt of an episode is a random logged
+    episode of that task. Train and test tasks are rolled out together and reported apart.
 
     Args:
       episodes, sampler, steps, best_of, execute: None takes the policy's config (`evaluation`).
       guidance: weights of the prompts and the critic; None takes the config's, where 1, 1 and 0 is plain conditioning.
       variant: names an ablation or baseline in the rows.
       seed: of starts, prompts and noise.
+      workers: processes that step Gymnasium environments; None takes as many as there are CPUs for.
 
     Returns:
-      The results, and the test tasks' rollouts to draw.
+      The results, and the test tasks' rollouts to draw, if a family says how.
 
     Raises:
       UserError: nothing to evaluate in, data that do not fit the policy, an unknown sampler or too many steps.
     """
     started = time.monotonic()
-    family, settings = evaluation_family(manifest), policy.config.evaluation
+    settings = policy.config.evaluation
+    if manifest.env is not None:
+        family = evaluation_family(manifest)
+    else:
+        _check_tasks(manifest, "descriptions")
+        environments = recover_environments(manifest, policy.observation_size, policy.action_size)
+        tasks = tuple(replace(task, reference=find_reference(task, manifest.where)) for task in manifest.tasks)
+        manifest = replace(manifest, tasks=tasks)
     episodes = settings.episodes if episodes is None else episodes
     if episodes < 1:
         raise UserError(f"evaluation: {episodes} episodes per task; at least 1 is needed")
@@ -183,16 +204,35 @@ def evaluate(
         make_grid(make_schedule(diffusion.schedule, diffusion.steps, diffusion.time_draw), steps)
     if guidance is None:
         guidance = Guidance(settings.text_guidance, settings.trajectory_guidance, settings.critic_guidance or None)
-    plain = guidance == Guidance()
 
-    given = ask(policy, manifest, family, episodes, seed, progress)
-    rollout = make_rollout(policy, family.make_env(), family.horizon, sampler, steps, best_of, execute)
-    returns, observations = jax.device_get(rollout(policy.params, None if plain else guidance, *given.arguments))
+    weighed = None if guidance == Guidance() else guidance
+    given = ask(policy, manifest, episodes, seed, progress)
+    if manifest.env is not None:
+        rollout = make_rollout(policy, family.make_env(), family.horizon, sampler, steps, best_of, execute)
+        parameters = family_parameters(family, given.tasks, manifest.where)
+        found = rollout(policy.params, weighed, *given.prompts, parameters, given.key)
+        (returns, observations), success = jax.device_get(found), None
+        rollouts = _test_rollouts(family, given.tasks, observations[: len(PROMPTS)])
+    else:
+        returns, success = roll_out_in_gymnasium(
+            policy,
+            jax.jit(partial(make_contexts, policy))(policy.params, *given.prompts),
+            [environments[task.name] for task in given.tasks],
+            seed,
+            execute,
+            workers,
+            progress,
+            guidance=weighed,
+            sampler=sampler,
+            steps=steps,
+            best_of=best_of,
+        )
+        rollouts = None
     how = (sampler if sampler == STUDENT else f"{sampler}-{steps}") + (f", best of {best_of}" if best_of > 1 else "")
     how += of_chunk(policy, execute)
-    rows = given.rows(returns, sampler=how, guidance=weights(guidance), seed=policy.config.seed, variant=variant)
-    results = make_results(policy, manifest, rows, started)
-    return results, _test_rollouts(family, given.tasks, observations[: len(PROMPTS)])
+    labels = {"sampler": how, "guidance": weights(guidance), "seed": policy.config.seed, "variant": variant}
+    rows = given.rows(returns, success, **labels)
+    return make_results(policy, manifest, rows, started), rollouts
 
 
 def of_chunk(policy: Policy, execute: int | None = None) -> str:
@@ -212,13 +252,15 @@ class Given:
 
     tasks: list[TaskEntry]  # test tasks first
     settings: list[Setting]
-    arguments: tuple  # of a rollout, after the guidance
+    prompts: tuple  # arguments of a rollout: text, trajectory, has_text, has_trajectory
+    key: Array  # of the rollout
 
-    def rows(self, returns: np.ndarray, **labels: Any) -> list[Row]:
-        """Rows of results, of returns [M, N, E]."""
+    def rows(self, returns: np.ndarray, success: np.ndarray | None = None, **labels: Any) -> list[Row]:
+        """Rows of results, of returns [M, N, E] and successes [M, N, E], some of which may be UNKNOWN."""
         return [
             Row.scored(
                 returns=returns[m, n],
+                success=None if success is None or UNKNOWN in success[m, n] else success[m, n],
                 random=task.reference.random,
                 expert=task.reference.expert,
                 split=task.split,
@@ -232,7 +274,7 @@ class Given:
         ]
 
 
-def ask(policy: Policy, manifest: Manifest, family: TaskFamily, episodes: int, seed: int, progress: bool) -> Given:
+def ask(policy: Policy, manifest: Manifest, episodes: int, seed: int, progress: bool) -> Given:
     """What a policy is asked to do: all tasks, told nothing, by text (seen and held-out wordings), trajectory, both."""
     key_prompts, key_rollout = jax.random.split(jax.random.key(seed))
     tasks = [task for split in SPLITS for task in manifest.tasks if task.split == split]
@@ -244,15 +286,18 @@ def ask(policy: Policy, manifest: Manifest, family: TaskFamily, episodes: int, s
         for wording, field in (("seen", "descriptions"), ("held_out", "held_out_descriptions"))
         if any(s.wording == wording for s in settings)
     }
-    arguments = (
+    prompts = (
         jnp.stack([texts[s.wording] for s in settings]),
         _trajectory_prompts(policy, manifest, episodes, key_prompts, progress),
         jnp.array([s.has_text for s in settings]),
         jnp.array([s.has_trajectory for s in settings]),
-        jnp.asarray(np.stack([family.parameter_array(t.parameters, f"{manifest.where}: {t.name}") for t in tasks])),
-        key_rollout,
     )
-    return Given(tasks, settings, arguments)
+    return Given(tasks, settings, prompts, key_rollout)
+
+
+def family_parameters(family: TaskFamily, tasks: Sequence[TaskEntry], where: str) -> Array:
+    """The tasks' parameters [N, P], as a rollout takes them."""
+    return jnp.asarray(np.stack([family.parameter_array(t.parameters, f"{where}: {t.name}") for t in tasks]))
 
 
 def make_results(policy: Policy, manifest: Manifest, rows: Sequence[Row], started: float) -> Results:

@@ -18,6 +18,7 @@ from llmdpd_jax.evaluation.rollout import (
     ask,
     evaluate,
     evaluation_family,
+    family_parameters,
     make_results,
     make_rollout,
     of_chunk,
@@ -64,7 +65,8 @@ def sweep(
     plain = guidances == [Guidance()]
     stacked = jax.tree.map(lambda *each: jnp.array(each, jnp.float32), *guidances)
 
-    given = ask(policy, manifest, family, episodes, seed, progress)
+    given = ask(policy, manifest, episodes, seed, progress)
+    parameters = family_parameters(family, given.tasks, manifest.where)
 
     @jax.jit
     def returns_of(params, tables, guidances, arguments):
@@ -79,7 +81,8 @@ def sweep(
 
         return jax.vmap(lambda table: jax.vmap(partial(one, table))(guidances))(tables)
 
-    returns = jax.device_get(returns_of(policy.params, tables, stacked, given.arguments))
+    arguments = (*given.prompts, parameters, given.key)
+    returns = jax.device_get(returns_of(policy.params, tables, stacked, arguments))
     rows = []
     for (sampler, n), of_way in zip(ways, returns, strict=True):
         for guidance, found in zip(guidances, of_way, strict=True):

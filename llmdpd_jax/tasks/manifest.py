@@ -1,13 +1,16 @@
-"""The task manifest `tasks.json`: which Minari data set, descriptions and split each task of a data set has.
+"""The task manifest `tasks.json`: which data, descriptions and split each task of a multi-task data set has.
 
     {"family": "point_robot", "env": "point_robot", "horizon": 20,
      "tasks": [{"name": "train-00", "split": "train", "dataset": "point_robot/mixed-e100-s0/train-00-v0",
                 "descriptions": ["Navigate to position (0.31, -0.42)", ...], "held_out_descriptions": [...],
                 "parameters": {"goal_x": 0.31, "goal_y": -0.42}, "reference": {"random": -16.2, "expert": -2.1}}]}
 
-Only `tasks` with `name`, `split` and `dataset` are required. `family` is a label; `env` names a registered task family,
-whose environment can then evaluate (left out: the family, if one of that name is registered). Other fields are
-ignored, unless they look like a misspelt one.
+Only `tasks` with `name`, `split` and `dataset` are required. `dataset` is a Minari id, or the path of a D4RL file
+("medium.hdf5") as seen from the manifest. `family` is a label; `env` names a registered task family, whose environment
+can then evaluate (left out: the family, if one of that name is registered). Without one, policies are scored in the
+Gymnasium environment that a task's Minari data set was logged in, or that its `gym_env` names: an id, "HalfCheetah-v5",
+or the arguments of `gymnasium.make`, {"id": "Pendulum-v1", "g": 5.0}. Other fields are ignored, unless they look like a
+misspelt one.
 """
 
 import dataclasses
@@ -25,6 +28,7 @@ from llmdpd_jax.errors import UserError
 from llmdpd_jax.tasks.family import SPLITS, family_names, get_family
 
 FILE_NAME = "tasks.json"
+_D4RL_SUFFIXES = (".hdf5", ".h5")
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,22 @@ class TaskEntry:
 
     name: str
     split: str
-    dataset: str  # Minari id
+    dataset: str  # Minari id, or absolute path of a D4RL file
     descriptions: tuple[str, ...] = ()
     held_out_descriptions: tuple[str, ...] = ()  # wordings that training never reads
     parameters: Mapping[str, float] | None = None
     reference: Reference | None = None
+    gym_env: Mapping[str, Any] | None = None  # arguments of `gymnasium.make`, "id" among them
+
+    @property
+    def is_file(self) -> bool:
+        """Whether its data are a D4RL file."""
+        return self.dataset.endswith(_D4RL_SUFFIXES)
+
+    @property
+    def source(self) -> str:
+        """How messages name its data."""
+        return f"D4RL file {self.dataset}" if self.is_file else f"Minari data set {self.dataset!r}"
 
 
 @dataclass(frozen=True)
@@ -125,7 +140,7 @@ def load_manifest(path: str | Path) -> Manifest:
         raise UserError(f"{path}: not a text file; a task manifest is JSON in UTF-8") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
-    return dataclasses.replace(parse_manifest(data, str(path)), path=path)
+    return dataclasses.replace(parse_manifest(data, str(path), path.parent), path=path)
 
 
 def save_manifest(manifest: Manifest, path: str | Path) -> Manifest:
@@ -150,8 +165,11 @@ def save_manifest(manifest: Manifest, path: str | Path) -> Manifest:
     return dataclasses.replace(manifest, path=path)
 
 
-def parse_manifest(data: Any, where: str) -> Manifest:
-    """The manifest that decoded JSON describes; see `load_manifest`. `where` begins each message."""
+def parse_manifest(data: Any, where: str, folder: Path = Path()) -> Manifest:
+    """The manifest that decoded JSON describes; see `load_manifest`.
+
+    `where` begins each message; paths of data are seen from `folder`.
+    """
     fields = _Fields(data, where)
     fields.refuse_misspelt("family", "env", "horizon", "tasks")
     family = fields.text("family", None)
@@ -169,12 +187,12 @@ def parse_manifest(data: Any, where: str) -> Manifest:
     entries = fields.get("tasks")
     if not isinstance(entries, list) or not entries:
         raise UserError(f'{where}: "tasks" must be a list of at least one task')
-    tasks = tuple(_parse_task(entry, f"{where}: tasks[{i}]", where) for i, entry in enumerate(entries))
+    tasks = tuple(_parse_task(entry, f"{where}: tasks[{i}]", where, folder) for i, entry in enumerate(entries))
     _check_together(tasks, where)
     return Manifest(tasks, family or env or "unnamed", env, horizon)
 
 
-def _parse_task(data: Any, position: str, where: str) -> TaskEntry:
+def _parse_task(data: Any, position: str, where: str, folder: Path) -> TaskEntry:
     name = _Fields(data, position).text("name")
     fields = _Fields(data, f"{where}: task {name!r}")
     fields.refuse_misspelt(*(field.name for field in dataclasses.fields(TaskEntry)))
@@ -189,15 +207,31 @@ def _parse_task(data: Any, position: str, where: str) -> TaskEntry:
         if reference["random"] == reference["expert"]:
             raise UserError(f'{fields.where}: "reference": random and expert are equal, so no score can be computed')
         reference = Reference(**reference)
+    dataset = fields.text("dataset")
+    if dataset.endswith(_D4RL_SUFFIXES):
+        dataset = os.path.abspath(folder / dataset)  # the manifest may be written elsewhere
     return TaskEntry(
         name=name,
         split=split,
-        dataset=fields.text("dataset"),
+        dataset=dataset,
         descriptions=fields.texts("descriptions"),
         held_out_descriptions=fields.texts("held_out_descriptions"),
         parameters=parameters,
         reference=reference,
+        gym_env=_parse_gym_env(fields),
     )
+
+
+def _parse_gym_env(fields: "_Fields") -> dict[str, Any] | None:
+    value = fields.get("gym_env", None)
+    if isinstance(value, str) and value.strip():
+        return {"id": value}
+    if value is not None and not (isinstance(value, dict) and isinstance(value.get("id"), str)):
+        raise UserError(
+            f'{fields.where}: "gym_env" must be the id of a Gymnasium environment, such as "HalfCheetah-v5", or an '
+            f'object with "id" and other arguments of gymnasium.make, found {_kind(value)}'
+        )
+    return value
 
 
 def _check_together(tasks: tuple[TaskEntry, ...], where: str) -> None:

@@ -123,7 +123,7 @@ def check_chunk(chunk: int, data: SplitData) -> None:
         task = data.split.tasks[int(data.store.task_id[shortest])]
         raise UserError(
             f"agent.chunk: {chunk} is more than the {lengths[shortest]} steps of the shortest episode, of task "
-            f"{task.name!r} (Minari data set {task.dataset!r}); choose at most {lengths[shortest]}"
+            f"{task.name!r} ({task.source}); choose at most {lengths[shortest]}"
         )
 
 

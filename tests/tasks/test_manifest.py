@@ -44,6 +44,26 @@ def test_every_field_is_read():
     assert b == TaskEntry("b", "test", "x/b-v0")
 
 
+def test_a_gymnasium_environment_is_an_id_or_arguments(tmp_path):
+    ways = {"a": "HalfCheetah-v5", "b": {"id": "Pendulum-v1", "g": 5.0}}
+    data = {**GOOD, "tasks": [{**task, "gym_env": ways[task["name"]]} for task in GOOD["tasks"]]}
+    manifest = save_manifest(parse_manifest(data, "m.json"), tmp_path / "tasks.json")
+    assert [task.gym_env for task in manifest.tasks] == [{"id": "HalfCheetah-v5"}, ways["b"]]
+    assert load_manifest(manifest.path) == manifest
+
+
+def test_files_are_looked_for_beside_the_manifest(tmp_path):
+    tasks = [{"name": n, "split": "train", "dataset": d} for n, d in (("a", "logs/a.hdf5"), ("b", "/logs/b.h5"))]
+    (tmp_path / "tasks.json").write_text(json.dumps({"tasks": tasks}))
+    manifest = load_manifest(tmp_path)
+    assert [task.dataset for task in manifest.tasks] == [str(tmp_path / "logs" / "a.hdf5"), "/logs/b.h5"]
+    assert all(task.is_file for task in manifest.tasks) and manifest.tasks[1].source == "D4RL file /logs/b.h5"
+    assert load_manifest(save_manifest(manifest, tmp_path / "run" / "tasks.json").path).tasks == manifest.tasks
+    tasks[1]["dataset"] = "logs/../logs/a.hdf5"
+    with pytest.raises(UserError, match=r"task 'b': \"dataset\" .* is also that of task 'a'"):
+        parse_manifest({"tasks": tasks}, "m.json", tmp_path)
+
+
 def test_only_name_split_and_dataset_are_needed():
     manifest = parse_manifest({"tasks": [{"name": "a", "split": "train", "dataset": "a-v0"}]}, "m.json")
     assert (manifest.family, manifest.env, manifest.horizon) == ("unnamed", None, None)
@@ -126,6 +146,8 @@ def bad(path, value):
             bad(["tasks", 0, "held_out_description"], []),
             "task 'a': unknown field \"held_out_description\"; did you mean",
         ),
+        (bad(["tasks", 0, "gym_env"], {"g": 5.0}), "task 'a': \"gym_env\" must be the id of a Gymnasium environment"),
+        (bad(["tasks", 0, "gym_env"], " "), "\"gym_env\" must be .*, found ' '"),
         (bad(["horizn"], 20), 'm.json: unknown field "horizn"; did you mean "horizon"'),
     ],
 )
