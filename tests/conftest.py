@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import dataclasses
+import importlib.util
 import os
 import warnings
 from contextlib import contextmanager
@@ -169,6 +170,19 @@ def load_lively_policy():
         # Both prompts count the same; with noise on the confidences one may be trusted alone.
         ema["prompt_encoder"]["confidence"] = jax.tree.map(jnp.zeros_like, ema["prompt_encoder"]["confidence"])
         return Policy(checkpoint._replace(state=checkpoint.state.replace(ema=ema)))
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def load_example():
+    """`load_example(name)` gives a script of `experiments` as a module."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, REPOSITORY / "experiments" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
 
     return load
 

@@ -1,9 +1,7 @@
 """From data to acting through the command line: evaluate, report, a checkpoint alone, the example of own data."""
 
-import importlib.util
 import json
 import shutil
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -66,7 +64,7 @@ def test_a_checkpoint_acts_alone(made_world, tiny_run, tmp_path, monkeypatch):
     assert action.shape == (2,) and np.isfinite(action).all()
 
 
-def test_bring_your_own_data(world, load_lively_policy, tmp_path, monkeypatch, capsys):
+def test_bring_your_own_data(world, load_lively_policy, load_example, tmp_path, monkeypatch, capsys):
     """The README's example, small: spaces of its own, no registered environment, data sets of plain Minari."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     example = load_example("bring_your_own_data")
@@ -89,10 +87,3 @@ def test_bring_your_own_data(world, load_lively_policy, tmp_path, monkeypatch, c
     assert json.loads((run / "tasks.json").read_text())["tasks"][3]["split"] == "test"
     assert main(["evaluate", str(run)]) == 2
     assert 'names no "env"' in capsys.readouterr().err
-
-
-def load_example(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent.parent / "experiments" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
