@@ -20,6 +20,7 @@ from llmdpd_jax.errors import UserError
 from llmdpd_jax.evaluation.gymnasium_rollout import UNKNOWN, recover_environments, roll_out_in_gymnasium
 from llmdpd_jax.evaluation.results import PROMPTS, load_results
 from llmdpd_jax.evaluation.rollout import evaluate
+from llmdpd_jax.evaluation.sweep import sweep
 from llmdpd_jax.tasks.manifest import Manifest, Reference, TaskEntry, load_manifest, save_manifest
 
 STEPS = 4
@@ -186,6 +187,8 @@ def test_what_cannot_be_evaluated_in(write_dataset, monkeypatch):
     write_dataset("plain-v0", [])
     with pytest.raises(UserError, match=r"m: task 'a': there is nothing .* 'plain-v0' holds no environment"):
         make_environment(task("plain-v0"), "m")
+    with pytest.raises(UserError, match=r"task 'a': there is nothing .* D4RL file /x/a\.hdf5 holds no environment"):
+        make_environment(task("/x/a.hdf5"), "m")
     with pytest.raises(UserError, match=r"\"gym_env\" 'Pendulun-v1', cannot be made \(NameNotFound: .*Did you mean"):
         make_environment(task(gym_env={"id": "Pendulun-v1"}), "m")
     for gym_env, message in (
@@ -223,6 +226,8 @@ def test_references(minari_root):
     assert find_reference(task("scored-v0", reference=Reference(0, 1)), "m") == Reference(0, 1)
     with pytest.raises(UserError, match=r"m: task 'a' has no \"reference\" and .*'plain-v0' no ref_min_score"):
         find_reference(task("plain-v0"), "m")
+    with pytest.raises(UserError, match=r"has no \"reference\" and D4RL file /x/a\.hdf5 no ref_min_score"):
+        find_reference(task("/x/a.hdf5"), "m")
     with pytest.raises(UserError, match=r"m: task 'a': the reference returns are 7.0 \(random\) and 7.0"):
         find_reference(task("wrong-v0"), "m")
 
@@ -234,3 +239,5 @@ def test_checks_come_before_rollouts(manifest, tiny_run):
         evaluate(policy, Manifest(silent), progress=False)
     with pytest.raises(UserError, match='no task has "split": "test"'):
         evaluate(policy, Manifest(manifest.tasks[:2]), progress=False)
+    with pytest.raises(UserError, match='names no "env"; a sweep needs a registered task family'):
+        sweep(policy, manifest)
