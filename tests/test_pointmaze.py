@@ -10,6 +10,7 @@ from llmdpd_jax.evaluation.gymnasium_rollout import recover_environments
 from llmdpd_jax.tasks.manifest import load_manifest
 
 pytest.importorskip("gymnasium_robotics", reason="extra `d4rl`")
+pytestmark = pytest.mark.slow
 
 
 def test_the_shortest_way_is_found(load_example):
