@@ -23,6 +23,7 @@ from llmdpd_jax.errors import UserError
 from llmdpd_jax.tasks.environment import State, TaskEnv, Wrapper
 from llmdpd_jax.tasks.experts import Expert, make_behaviour, save_expert
 from llmdpd_jax.tasks.family import TaskFamily, get_family
+from llmdpd_jax.training.interrupt import Interrupt
 
 with contextlib.redirect_stdout(io.StringIO()):  # Importing Brax prints warnings about optional GPU packages.
     from brax.training.agents.ppo import networks as ppo_networks
@@ -46,6 +47,10 @@ PPO_SETTINGS = {
     "normalize_observations": True,
     "num_resets_per_eval": 1,  # new tasks at every look
 }
+
+
+class _EndedEarly(Exception):
+    """Leaves Brax's loop, which offers no other way."""
 
 
 class Told(Wrapper):
@@ -76,6 +81,8 @@ class Told(Wrapper):
 def train_expert(family_name: str, steps: int, out: Path, task: str | None = None, seed: int = 0) -> dict[str, Any]:
     """Trains one expert for all tasks of a family (or for one task), and writes its snapshots.
 
+    SIGINT and SIGTERM end the training at its next look; what it learned so far is written.
+
     Args:
         family_name: a registered family whose environment is a Brax one.
         steps: of the environment.
@@ -99,12 +106,18 @@ def train_expert(family_name: str, steps: int, out: Path, task: str | None = Non
     parameters = family.parameter_array(chosen[0].parameters) if chosen else None
     _mend_brax()
     looks, began = [], time.monotonic()
-    with progress_bar(True) as bar:
+    with (
+        progress_bar(True) as bar,
+        Interrupt("the expert as far as it got") as interrupt,
+        contextlib.suppress(_EndedEarly),
+    ):
         shown = bar.add_task("training an expert", total=steps)
 
         def look(step: int, _: Callable, params: tuple) -> None:
             looks.append((step, jax.device_get(params[:2])))
             bar.update(shown, completed=step)
+            if interrupt.signal is not None and len(looks) > 1:
+                raise _EndedEarly
 
         ppo.train(
             environment=Told(family.make_env(), parameters),

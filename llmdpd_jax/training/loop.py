@@ -1,7 +1,6 @@
 """The training run: load, compile one call of many updates, log, checkpoint, resume. All files and clocks are here."""
 
 import hashlib
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from llmdpd_jax.agents.diffusion_ql import STUDENT, TrainState
@@ -29,10 +27,9 @@ from llmdpd_jax.prompts.cache import cached_prompts
 from llmdpd_jax.prompts.table import TextTable, make_table, normalise_table, sample_text, text_statistics
 from llmdpd_jax.tasks.manifest import TaskSplit, load_manifest, require_split
 from llmdpd_jax.training import checkpoint
+from llmdpd_jax.training.interrupt import Interrupt, console
 from llmdpd_jax.training.metrics import MetricsWriter
 from llmdpd_jax.types import Array, Statistics, Store, TextStatistics
-
-console = Console(stderr=True)
 
 
 def make_train_call(
@@ -185,25 +182,6 @@ def taught(state: TrainState, teacher: TrainState) -> TrainState:
     )
 
 
-class Interrupt:
-    """Turns SIGINT and SIGTERM into a flag, so that a run ends at a safe place with a checkpoint."""
-
-    def __enter__(self):
-        self.signal = None
-        self._old = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def _handle(self, number, _frame):
-        if self.signal is not None:  # asked twice: stop at once
-            raise KeyboardInterrupt
-        self.signal = number
-        console.print(f"{signal.Signals(number).name}: stopping after this call, with a checkpoint (again to stop now)")
-
-    def __exit__(self, *_):
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-
 def check_run_folder(config, run: Path) -> None:
     """Makes sure that the folder can hold this run: it is new, or holds a run of this very config. Writes nothing.
 
@@ -323,7 +301,11 @@ def run_updates(call: Callable, state: TrainState, settings, run: Path, save: Ca
         TimeRemainingColumn(),
         TextColumn("{task.fields[losses]}"),
     )
-    with MetricsWriter(run, step) as writer, Progress(*columns, console=console) as bar, Interrupt() as interrupt:
+    with (
+        MetricsWriter(run, step) as writer,
+        Progress(*columns, console=console) as bar,
+        Interrupt("a checkpoint") as interrupt,
+    ):
         task = bar.add_task("train", total=settings.steps, completed=step, rate="", losses="compiling")
 
         def fetch(pending):

@@ -1,6 +1,7 @@
 """Training an expert with Brax's PPO: on the point robot, which needs no physics."""
 
 import dataclasses
+import signal
 from functools import partial
 
 import jax.numpy as jnp
@@ -83,6 +84,26 @@ def test_an_expert_learns_and_tells_how(tmp_path, monkeypatch, capsys):
     random, best = (float(mean_returns(family, quality, goals, 20).mean()) for quality in ("random", "expert"))
     learned = np.mean(list(record["returns"]["expert"].values()))
     assert 100 * (learned - random) / (best - random) > 80
+
+
+def test_an_interrupted_expert_is_written_as_far_as_it_got(tmp_path, monkeypatch):
+    """Brax's learner is replaced by one that shows its looks; the signal comes between the second and the third."""
+    shares, shown = [0.0, 0.3, 1.0, 4.0, 5.0], []
+
+    def learn(policy_params_fn, **_):
+        for i, share in enumerate(shares):
+            if i == 2:
+                signal.raise_signal(signal.SIGTERM)
+            shown.append(share)
+            policy_params_fn(10 * i, None, goal_seeker(share))
+
+    monkeypatch.setattr(training.ppo, "train", learn)
+    before = signal.getsignal(signal.SIGTERM)
+    out = tmp_path / "point.safetensors"
+    record = training.train_expert("point_robot", 40, out)
+    assert shown == shares[:3] and record["steps"] == 20 and len(record["curve"]) == 3
+    assert load_expert(out)[0].snapshots == training.SNAPSHOTS
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_bad_input_is_named_before_any_training(tmp_path, capsys):
