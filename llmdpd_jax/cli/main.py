@@ -155,6 +155,7 @@ def tasks(options) -> None:
 
     from llmdpd_jax.bench.rows import check_target
     from llmdpd_jax.data.collect import collected
+    from llmdpd_jax.tasks.experts import load_expert
     from llmdpd_jax.tasks.family import family_names, get_family
 
     if options.render is not None:
@@ -173,11 +174,14 @@ def tasks(options) -> None:
             table.add_row(name, *map(str, cells), str(len(family.wordings) - held_out), str(held_out))
     else:
         family = get_family(options.family)
-        for column in ("task", "split", "parameters", "first description"):
+        returns = load_expert(family.expert)[1]["returns"] if family.expert else {}
+        for column in ("task", "split", "parameters", *returns, "first description"):
             table.add_column(column)
         for task in family.tasks():
             parameters = ", ".join(f"{name}={value:g}" for name, value in task.parameters.items())
-            table.add_row(task.name, task.split, parameters, family.descriptions(task.parameters, held_out=False)[0])
+            of_policies = [f"{of_tasks[task.name]:.1f}" for of_tasks in returns.values()]
+            description = family.descriptions(task.parameters, held_out=False)[0]
+            table.add_row(task.name, task.split, parameters, *of_policies, description)
     Console().print(table)
     for name in [options.family] if options.family else family_names():
         for data, count in collected(name).items():

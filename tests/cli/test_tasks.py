@@ -4,6 +4,7 @@ import numpy as np
 
 from llmdpd_jax.cli.main import main
 from llmdpd_jax.evaluation.rollout import play
+from llmdpd_jax.tasks.experts import load_expert
 from llmdpd_jax.tasks.family import family_names, get_family
 
 
@@ -14,6 +15,15 @@ def test_families_and_tasks_are_listed(capsys):
     assert main(["tasks", "--family=point_robot"]) == 0
     listed = capsys.readouterr().out
     assert all(task.name in listed for task in get_family("point_robot").tasks())
+
+
+def test_returns_of_a_shipped_expert_are_listed(capsys):
+    assert main(["tasks", "--family=cheetah_vel"]) == 0
+    heading, *rows = capsys.readouterr().out.splitlines()
+    assert heading.split()[3:6] == ["random", "medium", "expert"]
+    returns = load_expert(get_family("cheetah_vel").expert)[1]["returns"]
+    row = next(row for row in rows if "train-00" in row).split()
+    assert row[3:6] == [f"{returns[quality]['train-00']:.1f}" for quality in ("random", "medium", "expert")]
 
 
 def test_a_family_is_drawn(tmp_path, capsys):
