@@ -10,11 +10,10 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
-from llmdpd_jax.errors import UserError
+from llmdpd_jax.tasks.controllers import controller_behaviour
 from llmdpd_jax.tasks.environment import State, TaskEnv
-from llmdpd_jax.tasks.family import QUALITIES, Behaviour, PlaneView, Task, TaskFamily
+from llmdpd_jax.tasks.family import PlaneView, Task, TaskFamily
 from llmdpd_jax.tasks.point_robot_wordings import HELD_OUT_TEMPLATES
 from llmdpd_jax.tasks.wording import Quantity, Wording, decimal, short, side, spelled
 from llmdpd_jax.tasks.wordings.point import point_wordings
@@ -74,60 +73,9 @@ def make_tasks() -> tuple[Task, ...]:
     )
 
 
-@struct.dataclass
-class Traits:
-    """What one behaviour episode keeps throughout."""
-
-    error: jax.Array  # [2] where it takes the goal to be, relative to the goal
-    gain: jax.Array  # share of the expert's step it makes towards there
-    noise: jax.Array  # half-width of the uniform noise on each action
-
-
-def act(traits: Traits, parameters: jax.Array, observation: jax.Array, key: jax.Array) -> jax.Array:
-    """A step towards where the episode takes the goal to be, plus noise. `[2]`, not yet clipped."""
-    towards = jnp.clip((parameters + traits.error - observation) / STEP, -1.0, 1.0)
-    return traits.gain * towards + traits.noise * jax.random.uniform(key, (2,), minval=-1.0, maxval=1.0)
-
-
-def _draw_random(key, progress, parameters):
-    return Traits(error=jnp.zeros(2), gain=jnp.zeros(()), noise=jnp.ones(()))
-
-
-def _draw_expert(key, progress, parameters):
-    return Traits(error=jnp.zeros(2), gain=jnp.ones(()), noise=jnp.zeros(()))
-
-
-def _draw_medium(key, progress, parameters):
-    error_key, gain_key = jax.random.split(key)
-    return Traits(
-        error=0.4 * jax.random.normal(error_key, (2,)),
-        gain=jax.random.uniform(gain_key, minval=0.1, maxval=0.6),
-        noise=jnp.asarray(0.8),
-    )
-
-
-def _draw_mixed(key, progress, parameters):
-    """A learner's log: uniformly random at first, the expert at last."""
-    return Traits(error=(1 - progress) * 0.6 * jax.random.normal(key, (2,)), gain=progress, noise=1 - progress)
-
-
-def _draw_replay(key, progress, parameters):
-    """The first half of that log."""
-    return _draw_mixed(key, progress / 2, parameters)
-
-
-def behaviour(quality: str) -> Behaviour:
-    """The policy of that quality. Raises `UserError` for an unknown one."""
-    draws = {
-        "random": _draw_random,
-        "replay": _draw_replay,
-        "medium": _draw_medium,
-        "mixed": _draw_mixed,
-        "expert": _draw_expert,
-    }
-    if quality not in draws:
-        raise UserError(f"unknown quality {quality!r} (known: {', '.join(QUALITIES)})")
-    return Behaviour(draws[quality], act)
+def step_towards(goal: jax.Array, observation: jax.Array) -> jax.Array:
+    """The expert's action `[2]`: straight to the goal, along each axis as fast as it goes."""
+    return jnp.clip((goal - observation) / STEP, -1.0, 1.0)
 
 
 def phrases(parameters: Mapping[str, float]) -> dict[str, str | Quantity]:
@@ -170,7 +118,7 @@ def point_robot() -> TaskFamily:
         parameter_names=("goal_x", "goal_y"),
         make_env=PointRobot,
         tasks=make_tasks,
-        behaviour=behaviour,
+        behaviour=functools.partial(controller_behaviour, control=step_towards, error=0.6),
         wordings=(
             *(Wording(f"train_{i}", template, held_out=False) for i, template in enumerate(point_wordings().train)),
             *(Wording(name, template, held_out=True) for name, template in HELD_OUT_TEMPLATES.items()),

@@ -16,11 +16,10 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
-from llmdpd_jax.errors import UserError
+from llmdpd_jax.tasks.controllers import controller_behaviour
 from llmdpd_jax.tasks.environment import State, make_robot, point_on
-from llmdpd_jax.tasks.family import QUALITIES, Behaviour, PlaneView, Task, TaskFamily
+from llmdpd_jax.tasks.family import PlaneView, Task, TaskFamily
 from llmdpd_jax.tasks.physics import BACKEND, PhysicsTask
 from llmdpd_jax.tasks.wording import Quantity, as_wordings
 from llmdpd_jax.tasks.wordings.point import point_wordings
@@ -84,15 +83,6 @@ def make_tasks() -> tuple[Task, ...]:
     )
 
 
-@struct.dataclass
-class Traits:
-    """What one behaviour episode keeps throughout."""
-
-    error: jax.Array  # [2] where it takes the goal to be, relative to the goal (m)
-    gain: jax.Array  # share of the controller's torques that it applies
-    noise: jax.Array  # half-width of the uniform noise on each torque
-
-
 def angles_at(place: jax.Array, elbow: jax.Array) -> jax.Array:
     """Angles `[2]` of shoulder and elbow (rad) that put the fingertip at `place` `[2]`, or as near as it gets.
 
@@ -104,55 +94,13 @@ def angles_at(place: jax.Array, elbow: jax.Array) -> jax.Array:
     return jnp.array([shoulder - jnp.arctan2(LOWER * jnp.sin(bend), UPPER + LOWER * jnp.cos(bend)), bend])
 
 
-def act(traits: Traits, parameters: jax.Array, observation: jax.Array, key: jax.Array) -> jax.Array:
-    """Torques `[2]` towards where the episode takes the goal to be, plus noise; not yet clipped."""
+def torques_towards(goal: jax.Array, observation: jax.Array) -> jax.Array:
+    """The expert's torques `[2]`, which bring the fingertip to the goal `[2]` and hold it there."""
     _, cosines, sines, speeds = jnp.split(observation, 4)
     angles = jnp.arctan2(sines, cosines)
-    off = angles_at(parameters + traits.error, angles[1]) - angles
+    off = angles_at(goal, angles[1]) - angles
     off = off.at[0].set(jnp.arctan2(jnp.sin(off[0]), jnp.cos(off[0])))  # the shorter way round; the elbow has a stop
-    torques = jnp.clip(STIFFNESS * off - DAMPING * speeds, -1.0, 1.0)
-    return traits.gain * torques + traits.noise * jax.random.uniform(key, (2,), minval=-1.0, maxval=1.0)
-
-
-def _draw_random(key, progress, parameters):
-    return Traits(error=jnp.zeros(2), gain=jnp.zeros(()), noise=jnp.ones(()))
-
-
-def _draw_expert(key, progress, parameters):
-    return Traits(error=jnp.zeros(2), gain=jnp.ones(()), noise=jnp.zeros(()))
-
-
-def _draw_medium(key, progress, parameters):
-    error_key, gain_key = jax.random.split(key)
-    return Traits(
-        error=0.08 * jax.random.normal(error_key, (2,)),
-        gain=jax.random.uniform(gain_key, minval=0.1, maxval=0.6),
-        noise=jnp.asarray(0.8),
-    )
-
-
-def _draw_mixed(key, progress, parameters):
-    """A learner's log: uniformly random at first, the expert at last."""
-    return Traits(error=(1 - progress) * 0.12 * jax.random.normal(key, (2,)), gain=progress, noise=1 - progress)
-
-
-def _draw_replay(key, progress, parameters):
-    """The first half of that log."""
-    return _draw_mixed(key, progress / 2, parameters)
-
-
-def behaviour(quality: str) -> Behaviour:
-    """The policy of that quality. Raises `UserError` for an unknown one."""
-    draws = {
-        "random": _draw_random,
-        "replay": _draw_replay,
-        "medium": _draw_medium,
-        "mixed": _draw_mixed,
-        "expert": _draw_expert,
-    }
-    if quality not in draws:
-        raise UserError(f"unknown quality {quality!r} (known: {', '.join(QUALITIES)})")
-    return Behaviour(draws[quality], act)
+    return jnp.clip(STIFFNESS * off - DAMPING * speeds, -1.0, 1.0)
 
 
 def phrases(parameters: Mapping[str, float]) -> dict[str, str | Quantity]:
@@ -173,7 +121,7 @@ def reacher_goal() -> TaskFamily:
         parameter_names=("goal_x", "goal_y"),
         make_env=make_env,
         tasks=make_tasks,
-        behaviour=behaviour,
+        behaviour=functools.partial(controller_behaviour, control=torques_towards, error=0.12),
         wordings=as_wordings(point_wordings()),
         phrases=phrases,
         reference_episodes=100,

@@ -85,12 +85,10 @@ def test_angles_put_the_fingertip_at_a_place(elbow):
 
 
 def test_the_controller_pulls_the_shorter_way_and_damps():
-    expert = reacher_goal.Traits(jnp.zeros(2), jnp.ones(()), jnp.zeros(()))
-
     def torques(shoulder, elbow, speeds, goal):
         cosines, sines = np.cos([shoulder, elbow]), np.sin([shoulder, elbow])
         observation = jnp.array([*tip_of(shoulder, elbow), *cosines, *sines, *speeds])
-        return reacher_goal.act(expert, jnp.array(goal), observation, KEY)
+        return reacher_goal.torques_towards(jnp.array(goal), observation)
 
     goal = tip_of(0.3, 0.8)
     # 0.1 and -0.2 rad off; 0.2 and -0.1 rad/s are damped by 0.45 times as much.
@@ -114,8 +112,9 @@ def test_the_expert_arrives_and_worse_qualities_return_less():
 
 
 def test_the_log_of_a_learner_ends_as_the_expert():
-    mixed, expert = (reacher_goal.behaviour(quality).draw for quality in ("mixed", "expert"))
-    for last, best in zip(jax.tree.leaves(mixed(KEY, 1.0, None)), jax.tree.leaves(expert(KEY, 0.0, None)), strict=True):
+    behaviour, goal = get_family("reacher_goal").behaviour, jnp.zeros(2)
+    mixed, expert = (behaviour(quality).draw for quality in ("mixed", "expert"))
+    for last, best in zip(jax.tree.leaves(mixed(KEY, 1.0, goal)), jax.tree.leaves(expert(KEY, 0.0, goal)), strict=True):
         np.testing.assert_array_equal(last, best)
     with pytest.raises(UserError, match="unknown quality 'best'"):
-        reacher_goal.behaviour("best")
+        behaviour("best")
