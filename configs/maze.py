@@ -1,4 +1,4 @@
-"""maze: a point finds its way to a goal that it is told, in three mazes. About fifteen minutes on a CPU core.
+"""maze: a point finds its way to a goal that it is told, in three mazes. Half an hour on a busy CPU core.
 
 llmdpd collect --family=maze --quality=mixed --episodes=100
 llmdpd train --config=configs/maze.py --out=runs/maze
