@@ -20,6 +20,7 @@ from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.denoiser import DENOISERS
 from llmdpd_jax.models.layers import ACTIVATIONS
 from llmdpd_jax.models.prompt_encoder import POOLINGS
+from llmdpd_jax.parallel import FORMS
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -31,6 +32,7 @@ def default_config() -> ml_collections.ConfigDict:
     data.manifest = ""  # path of tasks.json, written by `llmdpd collect` or by hand (README, "Your own data")
     data.groups = 32  # task groups per batch; each encodes its prompts once
     data.group_size = 8  # transitions per group; batch = groups * group_size = 256 (Diffusion-QL)
+    data.parts = 1  # of the data, divided among the devices by episode; 1: each device holds them all
     data.prompt_length = 20  # steps of a trajectory prompt; longer episodes give windows of this length
 
     config.text = text = ml_collections.ConfigDict()
@@ -105,6 +107,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.train = train = ml_collections.ConfigDict()
     train.steps = 12_000  # updates
     train.distill_from = ""  # a run whose policy a student is distilled from; nothing else learns (`llmdpd distill`)
+    train.form = "shard_map"  # how an update is divided among devices: shard_map, or pmap (for forks that build on it)
     train.log_every = 250  # updates per compiled call and per line of metrics
     train.checkpoint_every = 3_000  # updates per checkpoint
     train.keep_checkpoints = 2  # newest ones kept
@@ -205,13 +208,14 @@ _CHOICES = {
     "diffusion.bounds": BOUNDS,
     "diffusion.loss_weights": LOSS_WEIGHTS,
     "agent.policy_improvement": POLICY_IMPROVEMENTS,
+    "train.form": FORMS,
     "evaluation.sampler": ("auto", *SAMPLERS, STUDENT),
 }
 # Least and largest value of a field; whatever is not listed may be any finite number of zero or more.
 _RANGES = {
     **dict.fromkeys(
         (
-            *("data.groups", "data.group_size", "data.prompt_length", "text.layer"),
+            *("data.groups", "data.group_size", "data.parts", "data.prompt_length", "text.layer"),
             *("model.context_width", "model.width", "model.depth", "model.critic_ensemble", "model.model_width"),
             "model.number_slots",
             *("diffusion.steps", "agent.target_sampling_steps", "evaluation.steps", "evaluation.episodes"),

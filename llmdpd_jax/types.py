@@ -69,7 +69,7 @@ class TextStatistics:
 
 @struct.dataclass
 class Store:
-    """A multi-task data set on the device: padded episodes with their task."""
+    """A multi-task data set: padded episodes with their task. Training keeps it on the devices."""
 
     observations: Array  # [E, T + 1, O], the last one is the observation after the last action
     actions: Array  # [E, T, A]

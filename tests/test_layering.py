@@ -9,6 +9,8 @@ PACKAGE = Path(__file__).parent.parent / "llmdpd_jax"
 LAYERS = [
     "errors",
     "types",
+    "draws",
+    "parallel",
     "tasks",
     "data",
     "prompts",

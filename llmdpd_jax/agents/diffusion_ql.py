@@ -18,6 +18,7 @@ import ml_collections
 import optax
 from flax import struct
 
+from llmdpd_jax import draws
 from llmdpd_jax.diffusion import process
 from llmdpd_jax.diffusion.guidance import Guidance, combine, follow
 from llmdpd_jax.diffusion.samplers import sample
@@ -25,6 +26,7 @@ from llmdpd_jax.diffusion.schedules import make_schedule
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.critic import ConditionedMLP, Critic
 from llmdpd_jax.models.denoiser import fused_context, make_denoiser
+from llmdpd_jax.parallel import mean_across
 from llmdpd_jax.types import Array, Batch
 
 POLICY_IMPROVEMENTS = ("one_step", "full_chain", "weighted", "student")
@@ -71,11 +73,15 @@ class DiffusionQL(NamedTuple):
     values: Callable[..., Array]
 
 
-def make_diffusion_ql(config: ml_collections.ConfigDict, observation_size: int, action_size: int) -> DiffusionQL:
+def make_diffusion_ql(
+    config: ml_collections.ConfigDict, observation_size: int, action_size: int, axis: str | None = None
+) -> DiffusionQL:
     """Builds the method from the `model`, `diffusion` and `agent` sections of a config.
 
     Args:
       action_size: of one step.
+      axis: name of the axis over whose devices a batch is divided, if it is: what losses are scaled by is then of the
+        whole batch, and their means have to be averaged over the axis.
 
     Raises:
       UserError: a choice that does not exist.
@@ -151,13 +157,13 @@ def make_diffusion_ql(config: ml_collections.ConfigDict, observation_size: int, 
           spread: [], variance of the logged actions: the less they vary, the more cloning weighs against Q.
         """
         stop = jax.lax.stop_gradient
-        key_noise, key_time, key_next, key_chain = jax.random.split(key, 4)
+        key_noise, key_time, key_next, key_chain = draws.split(key, 4)
         observations, actions = batch.observations, batch.actions
         fused = fused_context(model, context)
 
         # Behaviour cloning: the denoising loss (Ho et al. 2020, eq. 14).
         t = process.sample_time(key_time, schedule, actions.shape[:-1])
-        noise = jax.random.normal(key_noise, actions.shape)
+        noise = draws.normal(key_noise, actions.shape)
         x = process.add_noise(schedule, actions, t, noise)
         output, x0 = predict(params["denoiser"], x, t, observations, context)
         target = process.network_target(diffusion.parameterisation, schedule, actions, t, noise)
@@ -169,7 +175,7 @@ def make_diffusion_ql(config: ml_collections.ConfigDict, observation_size: int, 
             """Loss [] of actions [..., A] that should have a high Q (Diffusion-QL, arXiv 2208.06193, eq. 3), and Q."""
             first = jax.tree.map(lambda p: stop(p[:1]), params["critic"])
             q = one_critic.apply({"params": first}, observations, action, stop(fused))[0]
-            return -jnp.mean(q) / stop(jnp.mean(jnp.abs(q))), q
+            return -jnp.mean(q) / mean_across(axis, stop(jnp.mean(jnp.abs(q)))), q
 
         # Policy improvement: what the denoiser learns beside cloning, and what the critic's targets take for the value
         # of the next observation.
@@ -195,14 +201,14 @@ def make_diffusion_ql(config: ml_collections.ConfigDict, observation_size: int, 
         elif improvement == "student":
             # The denoiser clones and no more. The student gives in one call what the denoiser gives in a chain from the
             # same noise, as far as Q lets it (Flow Q-learning, arXiv 2502.02538, eq. 8).
-            key_start, key_chain = jax.random.split(key_chain)
-            start = jax.random.normal(key_start, actions.shape)
+            key_start, key_chain = draws.split(key_chain, 2)
+            start = draws.normal(key_start, actions.shape)
             chain = params["denoiser"], observations, context, key_chain, "ddim", diffusion.steps
             goal = stop(sample_actions(*chain, noise=start))
             action = ask_student(params["student"], start, observations, stop(context))
             policy_loss, q = raise_q(jnp.clip(action, -1.0, 1.0))
             imitation = cloning_loss + agent.cloning_weight * jnp.mean((action - goal) ** 2) / spread
-            start = jax.random.normal(key_next, actions.shape)
+            start = draws.normal(key_next, actions.shape)
             sampled = ask_student(state.ema["student"], start, batch.next_observations, stop(context))
             following = next_value(jnp.clip(sampled, -1.0, 1.0))
         else:
@@ -215,7 +221,8 @@ def make_diffusion_ql(config: ml_collections.ConfigDict, observation_size: int, 
             )
             gap = q - v
             imitation = jnp.mean(jnp.where(gap > 0, agent.expectile, 1.0 - agent.expectile) * gap**2)  # of v
-            advantage = stop(gap / jnp.maximum(jnp.mean(jnp.abs(gap)), SMALLEST_ADVANTAGE))
+            size = jnp.maximum(mean_across(axis, stop(jnp.mean(jnp.abs(gap)))), SMALLEST_ADVANTAGE)
+            advantage = stop(gap / size)
             preference = jnp.minimum(jnp.exp(agent.advantage_weight * advantage), MOST_WEIGHT)
             policy_loss = jnp.mean(preference * errors)
 
@@ -253,6 +260,7 @@ def make_diffusion_ql(config: ml_collections.ConfigDict, observation_size: int, 
 
         Args:
           params: `TrainState.acting`.
+          key: one, or one for each entry of the observations' first axes, [...].
           sampler: a name in SAMPLERS, or "student" for the student's one call, which takes no `steps`.
           best_of: how many actions to draw, of which the one that the critics (their minimum) value most is taken.
           warm_start: actions [..., A] to start from, and the time they are noised to (`sample`).
@@ -262,6 +270,7 @@ def make_diffusion_ql(config: ml_collections.ConfigDict, observation_size: int, 
         """
         if best_of > 1:
             observation = jnp.broadcast_to(observation, (best_of, *observation.shape))
+            key = draws.split(key, best_of)
         shape = (*observation.shape[:-1], action_size)
         # One context may serve many observations: the axis of three must stay in front of the axes it lacks.
         contexts = jnp.stack([context.full, context.without_text, context.without_trajectory])
@@ -285,7 +294,7 @@ def make_diffusion_ql(config: ml_collections.ConfigDict, observation_size: int, 
                 )
             if warm_start is not None:
                 raise UserError("sampler: a student acts in one call, which a warm start cannot shorten")
-            noise = jax.random.normal(jax.random.split(key)[0], shape)
+            noise = draws.normal(draws.split(key, 2)[0], shape)
             asked = partial(ask_student, params["student"], noise)
             actions = guided(lambda *seen: jnp.clip(asked(*seen), -1.0, 1.0), jnp.ones(shape[:-1]))
         else:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from llmdpd_jax import draws
 from llmdpd_jax.agents.diffusion_ql import (
     Context,
     TrainState,
@@ -25,6 +26,7 @@ from llmdpd_jax.models.critic import ConditionedMLP
 from llmdpd_jax.models.denoiser import fused_context
 from llmdpd_jax.models.llm.tuning import FrozenLLM, tuned_prompt
 from llmdpd_jax.models.prompt_encoder import PromptEncoder
+from llmdpd_jax.parallel import gather_across, mean_across, share_across
 from llmdpd_jax.types import Array, Batch, TextPrompt, TrajectoryPrompt
 
 SMALLEST_SPREAD = 1e-4  # variance of actions in [-1, 1] below which the behaviour counts as deterministic
@@ -43,7 +45,7 @@ class Agent(NamedTuple):
     values: Callable[..., Array]
 
 
-def alignment_loss(text: Array, trajectory: Array, task_id: Array) -> Array:
+def alignment_loss(text: Array, trajectory: Array, task_id: Array, axis: str | None = None) -> Array:
     """Contrastive alignment: a text should resemble the trajectories of its task more than those of others. [].
 
     InfoNCE in both directions (CLIP, Radford et al. 2021, arXiv 2103.00020), with every pair of one task a positive
@@ -52,29 +54,42 @@ def alignment_loss(text: Array, trajectory: Array, task_id: Array) -> Array:
     Args:
       text, trajectory: [G, C] contexts of the text and of the trajectory prompt of G groups.
       task_id: int [G].
+      axis: over whose devices more groups are divided, if any are; the mean over them is the loss of all.
     """
     text, trajectory = (x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (text, trajectory))
-    similarity = text @ trajectory.T / ALIGNMENT_TEMPERATURE
-    same = task_id[:, None] == task_id
+    same = task_id[:, None] == gather_across(axis, task_id)  # [G, all groups]
     positives = same / same.sum(axis=-1, keepdims=True)
-    return -0.5 * sum(
-        jnp.mean(jnp.sum(positives * jax.nn.log_softmax(scores), axis=-1)) for scores in (similarity, similarity.T)
-    )
+
+    def guess(mine: Array, others: Array) -> Array:
+        scores = mine @ gather_across(axis, others).T / ALIGNMENT_TEMPERATURE
+        return -jnp.mean(jnp.sum(positives * jax.nn.log_softmax(scores), axis=-1))
+
+    return 0.5 * (guess(text, trajectory) + guess(trajectory, text))
 
 
-def consistency_loss(contexts: Array, task_id: Array) -> Array:
+def consistency_loss(contexts: Array, task_id: Array, axis: str | None = None) -> Array:
     """Mean squared difference of the contexts [G, C] of groups of one task (int [G]); 0 if no two are of one task. [].
+
+    With an axis over whose devices more groups are divided, the mean over them is the loss of all.
 
     All descriptions of a task should read the same. Outcomes alone teach that only as far as they depend on it, and a
     policy that sees sentences differ acts on the difference where it has not learned better: on unseen tasks.
     """
-    same = (task_id[:, None] == task_id) & ~jnp.eye(len(task_id), dtype=bool)
-    apart = jnp.mean((contexts[:, None] - contexts) ** 2, axis=-1)
-    return jnp.sum(jnp.where(same, apart, 0.0)) / jnp.maximum(jnp.sum(same), 1)
+    tasks, others = gather_across(axis, task_id), gather_across(axis, contexts)
+    itself = share_across(axis, len(tasks))[:, None] == jnp.arange(len(tasks))
+    same = (task_id[:, None] == tasks) & ~itself  # [G, all groups]
+    apart = jnp.mean((contexts[:, None] - others) ** 2, axis=-1)
+    pairs = mean_across(axis, jnp.sum(same).astype(jnp.float32))
+    return jnp.sum(jnp.where(same, apart, 0.0)) / jnp.where(pairs > 0, pairs, 1.0)
 
 
-def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_size: int) -> Agent:
+def make_agent(
+    config: ml_collections.ConfigDict, observation_size: int, action_size: int, axis: str | None = None
+) -> Agent:
     """Builds the method from the `model`, `diffusion`, `agent` and `optimiser` sections of a config.
+
+    With the name of an axis, `update` is one device's share of an update: it is given that device's groups of a batch,
+    and what every device comes to is the same, that of the whole batch (`llmdpd_jax.parallel`).
 
     Raises:
       UserError: a choice that does not exist.
@@ -82,7 +97,7 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
     model, agent = config.model, config.agent
 
     # --- networks ----------------------------------------------------------------------------------------------------
-    core = make_diffusion_ql(config, observation_size, action_size)
+    core = make_diffusion_ql(config, observation_size, action_size, axis)
     prompt_encoder = PromptEncoder(
         width=model.context_width,
         text_layers=model.text_layers,
@@ -145,15 +160,15 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         stop = jax.lax.stop_gradient
         if llm is not None:
             text = tuned_prompt(llm, params["llm"], text)
-        key_text, key_trajectory, key_mask, key_read, key_core = jax.random.split(key, 5)
+        key_text, key_trajectory, key_mask, key_read, key_core = draws.split(key, 5)
         observations, actions = batch.observations, batch.actions
 
         # Independent dropout per prompt: one set of parameters serves no prompt, either, and both.
         groups = batch.task_id.shape
-        has_text = jax.random.bernoulli(key_text, 1.0 - agent.text_dropout, groups)
-        has_trajectory = jax.random.bernoulli(key_trajectory, 1.0 - agent.trajectory_dropout, groups)
+        has_text = draws.bernoulli(key_text, 1.0 - agent.text_dropout, groups)
+        has_trajectory = draws.bernoulli(key_trajectory, 1.0 - agent.trajectory_dropout, groups)
         # Steps of the trajectory prompt are left out at random: a reader of parts cannot know an episode by heart.
-        keep = jax.random.bernoulli(key_mask, 1.0 - agent.prompt_step_dropout, batch.prompt.mask.shape)
+        keep = draws.bernoulli(key_mask, 1.0 - agent.prompt_step_dropout, batch.prompt.mask.shape)
         trajectory = batch.prompt.replace(mask=batch.prompt.mask & keep)
         vectors = read_text(params, text, key_read), read_trajectory(params, trajectory)
         context = fuse_vectors(params, *vectors, has_text, has_trajectory)[:, None]
@@ -169,15 +184,15 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
         outcome = jnp.concatenate([batch.rewards[..., None], batch.next_observations - observations], axis=-1)
         outcome = outcome / agent.chunk  # per step: else it would count the more, the longer the chunk
         model_loss = jnp.mean((predicted - outcome) ** 2)
-        alignment = alignment_loss(told[0], told[1], batch.task_id)
-        consistency = consistency_loss(told[0], batch.task_id)
+        alignment = alignment_loss(told[0], told[1], batch.task_id, axis)
+        consistency = consistency_loss(told[0], batch.task_id, axis)
 
         # How far an action may be moved from the logged ones is measured by how widely those vary around their mean: Q
         # is known there and nowhere else. So narrow data are cloned closely, wide data are left to Q. The prediction is
         # made from both prompts: not knowing the task would count as width.
         mean_action = behaviour.apply({"params": params["behaviour"]}, observations, None, stop(told[-1])[:, None])
         behaviour_loss = jnp.mean((mean_action - actions) ** 2)
-        spread = jnp.maximum(stop(behaviour_loss), SMALLEST_SPREAD)
+        spread = jnp.maximum(mean_across(axis, stop(behaviour_loss)), SMALLEST_SPREAD)
 
         core_loss, metrics = core.loss(params, state, batch, context, key_core, spread)
         loss = (
@@ -200,8 +215,15 @@ def make_agent(config: ml_collections.ConfigDict, observation_size: int, action_
     def update(
         state: TrainState, batch: Batch, text: TextPrompt, key: Array, llm: FrozenLLM | None = None
     ) -> tuple[TrainState, dict[str, Array]]:
-        """One gradient step on all networks, then the slow copies follow. `llm`: the one that is tuned, if any is."""
-        grads, metrics = jax.grad(total_loss, has_aux=True)(state.params, state, batch, text, key, llm)
+        """One gradient step on all networks, then the slow copies follow.
+
+        Args:
+          batch, text: G groups, and a description [G, L, ...] for each.
+          key: one, or one for each group, [G].
+          llm: the one that is tuned, if any is.
+        """
+        gradient = jax.grad(total_loss, has_aux=True)(state.params, state, batch, text, key, llm)
+        grads, metrics = mean_across(axis, gradient)
         metrics["grad_norm"] = optax.tree.norm(grads)
         return next_state(state, grads, optimiser, agent), metrics
 

@@ -23,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command in (collect, expert, embed, train, distill, evaluate, sweep):
             keep_compiled()
+        if options.command in (train, evaluate, sweep):
+            join(options)
         return options.command(options) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -42,6 +44,15 @@ def keep_compiled() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
 
 
+def join(options) -> None:
+    """Makes this process one of several, if the options or the cluster it was started in say so."""
+    from llmdpd_jax.parallel import in_a_cluster, join_processes
+
+    given = options.coordinator, options.num_processes, options.process_id
+    if options.distributed or in_a_cluster() or any(value is not None for value in given):
+        join_processes(*given)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """All subcommands and their options."""
     parser = argparse.ArgumentParser("llmdpd", description=__doc__.split(".")[0], allow_abbrev=False)
@@ -52,6 +63,15 @@ def make_parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=function.__doc__.splitlines()[0], allow_abbrev=False)
         sub.set_defaults(command=function)
         return sub
+
+    def add_devices(sub):
+        sub.add_argument("--devices", type=int, default=0, help="how many to use (default: all of all processes)")
+        sub.add_argument(
+            "--distributed", action="store_true", help="as one of several processes, which find each other"
+        )
+        sub.add_argument("--coordinator", metavar="HOST:PORT", help="of the first process, where they do not")
+        sub.add_argument("--num-processes", type=int, metavar="N", help="with --coordinator")
+        sub.add_argument("--process-id", type=int, metavar="I", help="with --coordinator: 0 to N - 1")
 
     sub = add(tasks)
     sub.add_argument("--family", help="list the tasks and descriptions of this family")
@@ -95,6 +115,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub = add(train)
     sub.add_argument("--out", type=Path, help="run folder; goes on if it holds a run of the same config")
     sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run, by its folder alone")
+    sub.add_argument("--seeds", type=int, metavar="N", help="of so many seeds, side by side, in folders of their own")
+    add_devices(sub)
     sub.usage = "llmdpd train --config=FILE [--config.section.field=VALUE ...] --out=RUN | --resume=RUN"
 
     sub = add(distill)
@@ -245,26 +267,31 @@ def train(options) -> None:
     from llmdpd_jax.config import from_json, parse_config
 
     if options.resume is not None:
-        file = options.resume / "config.json"
-        if options.overrides or options.out:
-            raise UserError("train: --resume takes the run's own config; give it alone")
-        if not file.is_file():
+        if options.overrides or options.out or options.seeds is not None:
+            raise UserError("train: --resume takes the run's own config and seeds; give it alone")
+        files = [options.resume / "config.json"]
+        if not files[0].is_file():  # a folder of several seeds
+            files = list(options.resume.glob("seed-*/config.json"))
+        if not files:
             raise UserError(f"{options.resume}: not a run, it has no config.json")
-        config, run = from_json(file.read_text(), str(file)), options.resume
+        configs = [from_json(file.read_text(), str(file)) for file in files]
+        config, run, seeds = min(configs, key=lambda one: one.seed), options.resume, len(files)
     else:
         config = parse_config(options.overrides)
         if options.out is None:
             raise UserError("train: name the run folder with --out, for example --out=runs/first")
-        run = options.out
+        run, seeds = options.out, 1 if options.seeds is None else options.seeds
     from llmdpd_jax.data.environments import has_environment
+    from llmdpd_jax.parallel import is_leader
     from llmdpd_jax.tasks.manifest import load_manifest
     from llmdpd_jax.training.loop import train as run_training
 
-    run_training(config, run)
+    folders = run_training(config, run, options.devices, seeds)
     manifest = load_manifest(config.data.manifest)
     has_env = manifest.env is not None or all(has_environment(t) for t in manifest.tasks if t.split == "train")
-    following = f"llmdpd evaluate {run}" if has_env else f'llmdpd_jax.load_policy("{run}")'
-    print(f"{run}: trained to update {config.train.steps}; next: {following}")
+    following = f"llmdpd evaluate {folders[0]}" if has_env else f'llmdpd_jax.load_policy("{folders[0]}")'
+    if is_leader():
+        print(f"{run}: trained to update {config.train.steps}; next: {following}")
 
 
 def distill(options) -> None:

@@ -8,15 +8,9 @@ from llmdpd_jax.types import Array, Batch, Store, TrajectoryPrompt
 
 
 def sample_batch(
-    store: Store,
-    key: Array,
-    groups: int,
-    group_size: int,
-    prompt_length: int,
-    chunk: int = 1,
-    discount: float = 1.0,
+    store: Store, keys: Array, group_size: int, prompt_length: int, chunk: int = 1, discount: float = 1.0
 ) -> Batch:
-    """Draws `groups` (G) tasks with one trajectory prompt each, and `group_size` (S) transitions per task.
+    """Draws a task with a trajectory prompt for each key `[G]`, and `group_size` (S) transitions of that task.
 
     Tasks are uniform. The prompt is a uniformly drawn episode of the task; transitions are uniform over the steps of
     the task's *other* episodes, so a policy cannot read its target from its prompt. Every task of the store needs two
@@ -30,34 +24,38 @@ def sample_batch(
 
     Args:
         store: see `llmdpd_jax.types.Store`.
-        key: typed key; the same key gives the same batch.
-        groups, group_size, prompt_length, chunk, discount: static; `prompt_length` as in `sample_prompts`.
+        keys: typed keys, one for each group: what a group draws depends on no other.
+        group_size, prompt_length, chunk, discount: static; `prompt_length` as in `sample_prompts`.
     """
+    store = jax.tree.map(jnp.asarray, store)
+    return jax.vmap(lambda key: _sample_group(store, key, group_size, prompt_length, chunk, discount))(keys)
+
+
+def _sample_group(store: Store, key: Array, group_size: int, prompt_length: int, chunk: int, discount: float) -> Batch:
+    """One group of a batch: without the leading axis G."""
     task_key, prompt_key, window_key, step_key = jax.random.split(key, 4)
-    task_id = jax.random.randint(task_key, (groups,), 0, store.task_counts.shape[0])
-    count = store.task_counts[task_id]  # [G]
-    prompt_place = jax.random.randint(prompt_key, (groups,), 0, count)  # [G] place in the task's row of episodes
-    row = store.task_episodes[task_id]  # [G, M]
-    place = jnp.arange(row.shape[1])
-    usable = (place < count[:, None]) & (place != prompt_place[:, None])
+    task_id = jax.random.randint(task_key, (), 0, store.task_counts.shape[0])
+    count = store.task_counts[task_id]
+    prompt_place = jax.random.randint(prompt_key, (), 0, count)  # in the task's row of episodes
+    row = store.task_episodes[task_id]  # [M]
+    place = jnp.arange(len(row))
+    usable = (place < count) & (place != prompt_place)
     starts = store.lengths[row] - (chunk - 1)
-    ends = jnp.cumsum(jnp.where(usable, starts, 0), axis=1)  # [G, M] starts up to and with an episode
-    draw = jax.random.randint(step_key, (groups, group_size), 0, ends[:, -1:])  # [G, S] of the task's usable starts
-    chosen = jax.vmap(lambda end, at: jnp.searchsorted(end, at, side="right", method="scan"))(ends, draw)
-    before = jnp.take_along_axis(ends, jnp.maximum(chosen - 1, 0), axis=1)
-    step = draw - jnp.where(chosen > 0, before, 0)
-    episode = jnp.take_along_axis(row, chosen, axis=1)
-    prompt_episode = jnp.take_along_axis(row, prompt_place[:, None], axis=1)[:, 0]
-    steps = episode[..., None], step[..., None] + jnp.arange(chunk)  # [G, S, H]
+    ends = jnp.cumsum(jnp.where(usable, starts, 0))  # [M] starts up to and with an episode
+    draw = jax.random.randint(step_key, (group_size,), 0, ends[-1])  # [S] of the task's usable starts
+    chosen = jnp.searchsorted(ends, draw, side="right", method="scan")
+    step = draw - jnp.where(chosen > 0, ends[jnp.maximum(chosen - 1, 0)], 0)
+    episode = row[chosen]
+    steps = episode[:, None], step[:, None] + jnp.arange(chunk)  # [S, H]
     weights = jnp.asarray(discount ** np.arange(chunk), jnp.float32)
     return Batch(
         observations=store.observations[episode, step],
-        actions=store.actions[steps].reshape(groups, group_size, -1),
+        actions=store.actions[steps].reshape(group_size, -1),
         rewards=jnp.sum(weights * store.rewards[steps], axis=-1),
         next_observations=store.observations[episode, step + chunk],
         terminations=jnp.any(store.terminations[steps], axis=-1),
         task_id=task_id,
-        prompt=_window(store, window_key, prompt_episode, prompt_length),
+        prompt=_window(store, window_key, row[prompt_place], prompt_length),
     )
 
 
@@ -67,23 +65,28 @@ def sample_prompts(store: Store, key: Array, task_ids: Array, prompt_length: int
     T is `prompt_length`. Of a longer episode the prompt is a window of random start; a shorter one is followed by
     padding: mask False, values 0.
     """
-    episode_key, window_key = jax.random.split(key)
-    place = jax.random.randint(episode_key, task_ids.shape, 0, store.task_counts[task_ids])
-    return _window(store, window_key, store.task_episodes[task_ids, place], prompt_length)
+
+    store = jax.tree.map(jnp.asarray, store)
+
+    def sample_prompt(key: Array, task_id: Array) -> TrajectoryPrompt:
+        episode_key, window_key = jax.random.split(key)
+        place = jax.random.randint(episode_key, (), 0, store.task_counts[task_id])
+        return _window(store, window_key, store.task_episodes[task_id, place], prompt_length)
+
+    return jax.vmap(sample_prompt)(jax.random.split(key, len(task_ids)), task_ids)
 
 
-def _window(store: Store, key: Array, episodes: Array, length: int) -> TrajectoryPrompt:
-    """A window of each episode `[K]`."""
-    have = store.lengths[episodes]  # [K]
-    start = jax.random.randint(key, episodes.shape, 0, jnp.maximum(have - length, 0) + 1)
-    step = start[:, None] + jnp.arange(length)  # [K, T]
-    mask = step < have[:, None]
+def _window(store: Store, key: Array, episode: Array, length: int) -> TrajectoryPrompt:
+    """A window of an episode."""
+    have = store.lengths[episode]
+    start = jax.random.randint(key, (), 0, jnp.maximum(have - length, 0) + 1)
+    step = start + jnp.arange(length)  # [T]
+    mask = step < have
     step = jnp.where(mask, step, 0)
-    at = episodes[:, None]
 
     def read(array: Array, step: Array) -> Array:
-        values = array[at, step]
-        return jnp.where(mask.reshape(mask.shape + (1,) * (values.ndim - 2)), values, 0)
+        values = array[episode, step]
+        return jnp.where(mask.reshape(mask.shape + (1,) * (values.ndim - 1)), values, 0)
 
     return TrajectoryPrompt(
         observations=read(store.observations, step),

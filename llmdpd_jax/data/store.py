@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -102,12 +103,9 @@ def statistics(data: SplitData) -> Statistics:
 
 
 def build_store(tasks: Sequence[Episodes]) -> Store:
-    """The store of the given data sets, one per task; shorter episodes are padded with zeros."""
+    """The store of the given data sets, one per task, of NumPy arrays; shorter episodes are padded with zeros."""
     time = max(episodes.actions.shape[1] for episodes in tasks)
     counts = np.array([len(episodes.lengths) for episodes in tasks])
-    first = np.cumsum(counts) - counts
-    # A short row repeats its own episodes, so that a careless reader still gets the right task.
-    task_episodes = first[:, None] + np.arange(counts.max()) % counts[:, None]
 
     def stack(name: str, extra: int) -> np.ndarray:
         arrays = [getattr(episodes, name) for episodes in tasks]
@@ -116,15 +114,64 @@ def build_store(tasks: Sequence[Episodes]) -> Store:
         )
 
     return Store(
-        observations=jnp.asarray(stack("observations", 1)),
-        actions=jnp.asarray(stack("actions", 0)),
-        rewards=jnp.asarray(stack("rewards", 0)),
-        terminations=jnp.asarray(stack("terminations", 0)),
-        lengths=jnp.asarray(np.concatenate([episodes.lengths for episodes in tasks])),
-        task_id=jnp.asarray(np.repeat(np.arange(len(tasks)), counts), jnp.int32),
-        task_episodes=jnp.asarray(task_episodes, jnp.int32),
-        task_counts=jnp.asarray(counts, jnp.int32),
+        observations=stack("observations", 1),
+        actions=stack("actions", 0),
+        rewards=stack("rewards", 0),
+        terminations=stack("terminations", 0),
+        lengths=np.concatenate([episodes.lengths for episodes in tasks]),
+        task_id=np.repeat(np.arange(len(tasks), dtype=np.int32), counts),
+        task_episodes=task_rows(counts),
+        task_counts=counts.astype(np.int32),
     )
+
+
+def divide_store(store: Store, parts: int) -> Store:
+    """The store with a leading axis of parts [P, ...]: the episodes of every task are dealt out in turn.
+
+    NumPy arrays, so that each device can be handed no more than its own parts. Episodes of a part are padded with empty
+    ones to as many as the largest has.
+
+    Raises:
+        UserError: a task has too few episodes for every part to hold two of it (a prompt is another episode than the
+            one trained on).
+    """
+    if parts == 1:
+        return jax.tree.map(lambda x: x[None], store)
+    fewest = int(store.task_counts.min())
+    if fewest < 2 * parts:
+        task = int(store.task_counts.argmin())
+        raise UserError(
+            f"data.parts: {parts} parts need {2 * parts} episodes of every task; task {task} has {fewest}. Choose at "
+            f"most {max(fewest // 2, 1)}"
+        )
+    pieces = []
+    for part in range(parts):
+        rows = [row[:count][part::parts] for row, count in zip(store.task_episodes, store.task_counts, strict=True)]
+        pieces.append((np.concatenate(rows), np.array([len(row) for row in rows])))
+    most, widest = max(len(chosen) for chosen, _ in pieces), max(counts.max() for _, counts in pieces)
+
+    def take(array: np.ndarray) -> np.ndarray:
+        return np.stack(
+            [np.pad(array[chosen], [(0, most - len(chosen)), *[(0, 0)] * (array.ndim - 1)]) for chosen, _ in pieces]
+        )
+
+    per_episode = ("observations", "actions", "rewards", "terminations", "lengths", "task_id")
+    return Store(
+        **{name: take(getattr(store, name)) for name in per_episode},
+        task_episodes=np.stack([task_rows(counts, widest) for _, counts in pieces]),
+        task_counts=np.stack([counts for _, counts in pieces]).astype(np.int32),
+    )
+
+
+def task_rows(counts: Sequence[int], width: int | None = None) -> np.ndarray:
+    """Which of the things that are listed task after task belong to each task, `counts[n]` of them to task n: int32.
+
+    [N, M] with M the most of any task, or `width` if given. A short row repeats its own entries, so that a careless
+    reader still gets the right task.
+    """
+    counts = np.asarray(counts)
+    first = np.cumsum(counts) - counts
+    return (first[:, None] + np.arange(width or counts.max()) % counts[:, None]).astype(np.int32)
 
 
 def _check_same_spaces(first: Episodes, other: Episodes, where: str) -> None:

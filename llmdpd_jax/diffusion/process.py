@@ -1,8 +1,8 @@
 """The forward process, what a network may predict about it, and how errors of its predictions are weighed."""
 
-import jax
 import jax.numpy as jnp
 
+from llmdpd_jax import draws
 from llmdpd_jax.diffusion.schedules import EDM_RHO, EDM_SIGMAS, Schedule
 from llmdpd_jax.types import Array
 
@@ -48,11 +48,11 @@ def sample_time(key: Array, schedule: Schedule, shape: tuple[int, ...]) -> Array
     sigma / alpha is normal (EDM; on the flow schedule the logit-normal of Esser et al. 2024).
     """
     if schedule.draw == "grid":
-        return jax.random.randint(key, shape, 1, schedule.steps + 1) / schedule.steps
+        return draws.integers(key, shape, 1, schedule.steps + 1) / schedule.steps
     if schedule.draw == "continuous":
-        return 1.0 - jax.random.uniform(key, shape)
+        return 1.0 - draws.uniform(key, shape)
     mean, deviation = LOG_NORMAL if schedule.name == "edm" else (0.0, 1.0)
-    return time_of(schedule, jnp.exp(mean + deviation * jax.random.normal(key, shape)))
+    return time_of(schedule, jnp.exp(mean + deviation * draws.normal(key, shape)))
 
 
 def time_of(schedule: Schedule, ratio: Array) -> Array:

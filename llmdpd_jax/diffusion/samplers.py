@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from llmdpd_jax import draws
 from llmdpd_jax.diffusion.process import add_noise
 from llmdpd_jax.diffusion.schedules import Schedule
 from llmdpd_jax.errors import UserError
@@ -193,8 +194,8 @@ def walk(table: Table, denoise: Denoise, key: Array, x: Array) -> Array:
     used = {name: jnp.asarray(c, bool if name == "renew" else jnp.float32) for name, c in used.items()}
     if "spread" in used:
         drawn = np.flatnonzero(table.spread) if static else np.arange(calls)  # the last call never adds noise
-        draw = jax.vmap(lambda key, spread: spread * jax.random.normal(key, x.shape, x.dtype))
-        noise = draw(jax.random.split(key, calls)[drawn], used["spread"][drawn])
+        draw = jax.vmap(lambda key, spread: spread * draws.normal(key, x.shape))
+        noise = draw(draws.split(key, calls)[drawn], used["spread"][drawn])
         used["spread"] = jnp.zeros((calls, *x.shape), x.dtype).at[drawn].set(noise)
 
     def step(carry, row):
@@ -266,6 +267,7 @@ def sample(
       steps: how many; None means as many as the denoiser was trained on.
       warm_start: actions [..., A] to start from and the time they are noised to, below 1 (on a grid, the nearest of its
         times): what is likely to be near them, such as the previous action, is found in fewer steps.
+      key: one, or one for each entry of the first axes of the shape (`llmdpd_jax.draws`).
       noise: standard normal [..., A] to start from rather than from some drawn with the key.
 
     Raises:
@@ -274,8 +276,8 @@ def sample(
     sampler = find_sampler(sampler) if isinstance(sampler, str) else sampler
     start = 1.0 if warm_start is None else warm_start[1]
     grid = make_grid(schedule, schedule.steps if steps is None else steps, start)
-    key_noise, key_steps = jax.random.split(key)
-    noise = jax.random.normal(key_noise, shape) if noise is None else noise
+    key_noise, key_steps = draws.split(key, 2)
+    noise = draws.normal(key_noise, shape) if noise is None else noise
     if warm_start is None:
         x = noise if schedule.variance_preserving else jnp.float32(grid.sigmas[0]) * noise
     else:

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from llmdpd_jax import draws
 from llmdpd_jax.models.layers import MLP, AttentionPool, TransformerBlock
 from llmdpd_jax.prompts.table import LINEAR_UP_TO
 from llmdpd_jax.types import Array, TextPrompt, TrajectoryPrompt
@@ -66,8 +67,8 @@ class TextReader(nn.Module):
         if self.use_llm:
             states = prompt.states
             if key is not None:
-                key_noise, key_words = jax.random.split(key)
-                states = states + self.noise * jax.random.normal(key_noise, states.shape)
+                key_noise, key_words = draws.split(key, 2)
+                states = states + self.noise * draws.normal(key_noise, states.shape)
             tokens = tokens + nn.Dense(self.width, name="states")(states)
         if self.pooling == "mean":
             read = jnp.mean(tokens, axis=-2, where=prompt.mask[..., None])
@@ -79,7 +80,7 @@ class TextReader(nn.Module):
             read = AttentionPool(self.width, name="pool")(tokens, prompt.mask)
         if self.use_numbers:
             if self.use_llm and key is not None:
-                keep = jax.random.bernoulli(key_words, 1.0 - self.words_dropout, read.shape[:-1])
+                keep = draws.bernoulli(key_words, 1.0 - self.words_dropout, read.shape[:-1])
                 keep = keep | ~jnp.any(is_number, axis=(-2, -1))  # where there are no numbers, words are all there is
                 read = jnp.where(keep[..., None], read, 0.0)
             parts = [self.fill_slots(prompt, tokens, is_number)]

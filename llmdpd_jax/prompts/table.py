@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from llmdpd_jax.data.store import task_rows
 from llmdpd_jax.prompts.text import pad_and_stack
 from llmdpd_jax.types import Array, LLMInput, TextPrompt, TextStatistics
 
@@ -45,9 +46,7 @@ def make_table(prompts: Sequence[TextPrompt], counts: Sequence[int]) -> TextTabl
 
 def make_rows(counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Rows and counts for prompts that are listed task after task: `counts[n]` (>= 1) of them for task n."""
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    rows = [start + np.arange(max(counts)) % count for start, count in zip(starts, counts, strict=True)]
-    return np.stack(rows).astype(np.int32), np.asarray(counts, np.int32)
+    return task_rows(counts), np.asarray(counts, np.int32)
 
 
 def text_statistics(table: TextTable) -> TextStatistics:
@@ -129,9 +128,9 @@ def normalise_text(statistics: TextStatistics, prompt: TextPrompt) -> TextPrompt
     )
 
 
-def sample_text(table: TextTable, key: Array, task_id: Array) -> TextPrompt:
-    """One description per task, drawn uniformly. task_id int [...] -> prompts [..., L, ...]."""
-    column = jax.random.randint(key, task_id.shape, 0, table.counts[task_id])
+def sample_text(table: TextTable, keys: Array, task_id: Array) -> TextPrompt:
+    """One description per task, drawn uniformly with a key for each. task_id int [G] -> prompts [G, L, ...]."""
+    column = jax.vmap(lambda key, count: jax.random.randint(key, (), 0, count))(keys, table.counts[task_id])
     description = table.rows[task_id, column]
     row = table.state_rows[description]
     return TextPrompt(

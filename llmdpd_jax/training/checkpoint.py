@@ -18,6 +18,7 @@ from llmdpd_jax.agents.diffusion_ql import TrainState
 from llmdpd_jax.agents.llmdpd import Agent, make_agent
 from llmdpd_jax.config import from_json, to_json
 from llmdpd_jax.errors import UserError
+from llmdpd_jax.parallel import copied, data_mesh
 from llmdpd_jax.types import Array, Batch, Statistics, TextPrompt, TextStatistics, TrajectoryPrompt
 
 FORMAT = 3
@@ -177,8 +178,11 @@ def load(path: str | Path) -> Checkpoint:
 
 
 def _on_this_device(template: Any) -> Any:
-    """The template with the default device for a place: a checkpoint is read whatever devices wrote it."""
-    here = jax.numpy.zeros(()).sharding
+    """The template with the default device for a place, or with all devices of several processes, which read as one.
+
+    A checkpoint is read whatever devices wrote it.
+    """
+    here = jax.numpy.zeros(()).sharding if jax.process_count() == 1 else copied(data_mesh())
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), template)
 
 

@@ -182,7 +182,8 @@ def acting(tiny):
 def test_the_best_of_some_is_the_one_the_critics_choose(tiny, acting):
     observation, context = draw(0, 7, 3), make_context()
     repeated = np.broadcast_to(observation, (6, 7, 3))
-    every = np.asarray(tiny.agent.act(acting, repeated, context, KEY, sampler="ancestral"))
+    keys = jax.random.split(KEY, 6)  # one for each draw
+    every = np.asarray(tiny.agent.act(acting, repeated, context, keys, sampler="ancestral"))
     values = np.asarray(tiny.agent.values(acting, repeated, every, context)).min(0)
     best = tiny.agent.act(acting, observation, context, KEY, sampler="ancestral", best_of=6)
     assert best.shape == (7, 2)

@@ -14,6 +14,7 @@ from llmdpd_jax.types import Statistics
 LENGTHS = np.array([3, 5, 4, 3])  # episodes of two tasks, two each
 ENDS = np.array([True, False, True, False])  # the others were cut by a time limit
 DISCOUNT = 0.5
+KEYS = jax.random.split(jax.random.key(0), 500)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +42,7 @@ def store():
 
 
 def draw(store, chunk):
-    sizes = (500, 4, 2, chunk, DISCOUNT)
-    return jax.jit(lambda key: sample_batch(store, key, *sizes))(jax.random.key(0))
+    return jax.jit(lambda keys: sample_batch(store, keys, 4, 2, chunk, DISCOUNT))(KEYS)
 
 
 def test_a_chunk_of_three_by_hand(store):
@@ -86,7 +86,7 @@ def test_an_episode_shorter_than_others_still_has_its_prompt(store):
 
 def test_a_chunk_of_one_is_a_transition(store):
     """Whatever the discount, to the same bits."""
-    plain = sample_batch(store, jax.random.key(0), 500, 4, 2)
+    plain = sample_batch(store, KEYS, 4, 2)
     jax.tree.map(np.testing.assert_array_equal, draw(store, 1), plain)
     steps = np.asarray(plain.observations[..., 0])
     np.testing.assert_array_equal(plain.next_observations[..., 0], steps + 1)

@@ -50,10 +50,10 @@ def test_equal_states_are_kept_once(table):
 
 
 def test_descriptions_are_uniform_over_those_of_the_task(table):
-    task_id = jnp.asarray(np.arange(12_000).reshape(4000, 3) % 3)
-    drawn = jax.jit(sample_text)(table, jax.random.key(0), task_id)
-    assert drawn.states.shape == (4000, 3, 4, 2)
-    description = np.asarray(drawn.numbers[..., 0]).astype(int)
+    task_id = jnp.arange(12_000) % 3
+    drawn = jax.jit(sample_text)(table, jax.random.split(jax.random.key(0), 12_000), task_id)
+    assert drawn.states.shape == (12_000, 4, 2)
+    description = np.asarray(drawn.numbers[:, 0]).astype(int).reshape(4000, 3)
     for task, mine in enumerate(([0, 1], [2], [3, 4, 5])):
         counts = np.bincount(description[:, task], minlength=6)
         assert set(np.flatnonzero(counts)) == set(mine)
@@ -62,13 +62,13 @@ def test_descriptions_are_uniform_over_those_of_the_task(table):
 
 def test_a_drawn_description_is_whole(table):
     task_id = jnp.array([0, 1, 2, 2, 2, 0])
-    drawn = sample_text(table, jax.random.key(1), task_id)
+    drawn = sample_text(table, jax.random.split(jax.random.key(1), 6), task_id)
     for i in range(6):
         p = int(drawn.number_index[i, 0])
         real = np.arange(4) < 1 + p % 4
         np.testing.assert_array_equal(drawn.mask[i], real)
         np.testing.assert_array_equal(drawn.states[i, :, 0], np.where(real, 1 if p == 5 else p, 0))
-    again = sample_text(table, jax.random.key(1), task_id)
+    again = sample_text(table, jax.random.split(jax.random.key(1), 6), task_id)
     np.testing.assert_array_equal(drawn.number_index, again.number_index)
 
 

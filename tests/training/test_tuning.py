@@ -44,7 +44,7 @@ def read(world, run):
 
 def test_fresh_adapters_change_nothing(read):
     _, frozen, texts, llm, tuning = read
-    prompts = [sample_text(table, jax.random.key(1), jnp.arange(5)) for table in (frozen, texts)]
+    prompts = [sample_text(table, jax.random.split(jax.random.key(1), 5), jnp.arange(5)) for table in (frozen, texts)]
     states = tuned_prompt(llm, {"lora": tuning["lora"]}, prompts[1]).states
     np.testing.assert_allclose(states, prompts[0].states, rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(states == 0, ~np.broadcast_to(prompts[0].mask[..., None], states.shape))
@@ -54,7 +54,7 @@ def test_fresh_adapters_change_nothing(read):
 
 def test_the_gradient_reaches_adapters_and_soft_tokens(read):
     _, _, texts, llm, tuning = read
-    prompt = sample_text(texts, jax.random.key(1), jnp.arange(5))
+    prompt = sample_text(texts, jax.random.split(jax.random.key(1), 5), jnp.arange(5))
     grads = jax.grad(lambda tuning: jnp.sum(tuned_prompt(llm, tuning, prompt).states[:, 0] ** 2))(tuning)
     step = 1e-3
     for name in ("prefix", "lora"):
@@ -81,7 +81,7 @@ def test_training_moves_what_is_trained_of_the_llm(read):
 def test_acting_reads_as_training_did(world, run, read):
     """A description through the policy (cached, encoded in batches) and through the update's own LLM call."""
     loaded, _, texts, llm, _ = read
-    prompt = sample_text(texts, jax.random.key(1), jnp.arange(2))
+    prompt = sample_text(texts, jax.random.split(jax.random.key(1), 2), jnp.arange(2))
     expected = tuned_prompt(llm, loaded.state.ema["llm"], prompt)
     policy = load_policy(run)
     told = [task.descriptions for task in require_split(load_manifest(world.manifest), "train").tasks[:2]]

@@ -149,13 +149,18 @@ class TextEncoder:
         return isinstance(self.config, BertConfig)
 
     @cached_property
+    def is_divided(self) -> bool:
+        """Whether the weights are divided among this host's devices, rather than copied to each."""
+        if self.shard is not None or self._mesh.size == 1:
+            return bool(self.shard)
+        size = sum(map(math.prod, tree_shapes(self.config).values())) * jnp.dtype(self.config.dtype).itemsize
+        return _too_large_for_copies(size, self._mesh.devices.flat[0])
+
+    @cached_property
     def params(self) -> dict:
         """The weights: divided among this host's devices, or a copy on each."""
         shapes = tree_shapes(self.config)
-        size = sum(map(math.prod, shapes.values())) * jnp.dtype(self.config.dtype).itemsize
-        devices = self._mesh.devices.ravel()
-        shard = self.shard if self.shard is not None else _too_large_for_copies(size, devices[0])
-        axes = {path: _divided(shape, len(devices)) if shard else () for path, shape in shapes.items()}
+        axes = {path: _divided(shape, self._mesh.size) if self.is_divided else () for path, shape in shapes.items()}
         shardings = {path: NamedSharding(self._mesh, PartitionSpec(*names)) for path, names in axes.items()}
         shardings = unflatten_dict(shardings, sep="/")
         if self.settings.random_seed is not None:

@@ -1,0 +1,51 @@
+"""Random draws from one key, or from a batch of keys that each serve their own part of what is drawn.
+
+With a key for each group of a batch, what a group draws depends on nothing but its own key: the batch may be divided
+among any number of devices and stays the same, number by number. Keys are typed (`jax.random.key`).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from llmdpd_jax.types import Array
+
+
+def fold_each(key: Array, numbers: Array) -> Array:
+    """A key for each of the numbers, int [G] -> [G]."""
+    return jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
+
+
+def split(key: Array, count: int) -> Array:
+    """`count` keys of each key: [...] -> [count, ...]."""
+    return jnp.moveaxis(_each(lambda one, _: jax.random.split(one, count), key, key.shape), -1, 0)
+
+
+def normal(key: Array, shape: tuple[int, ...]) -> Array:
+    """Standard normal numbers of the given shape, whose first axes are those of the keys."""
+    return _each(jax.random.normal, key, shape)
+
+
+def uniform(key: Array, shape: tuple[int, ...]) -> Array:
+    """Numbers in [0, 1) of the given shape, whose first axes are those of the keys."""
+    return _each(jax.random.uniform, key, shape)
+
+
+def bernoulli(key: Array, probability: float | Array, shape: tuple[int, ...]) -> Array:
+    """Flags of the given shape, whose first axes are those of the keys, True with this probability []."""
+    return _each(lambda one, rest: jax.random.bernoulli(one, probability, rest), key, shape)
+
+
+def integers(key: Array, shape: tuple[int, ...], least: int, beyond: int) -> Array:
+    """Whole numbers from `least` up to and without `beyond`; the first axes of the shape are those of the keys."""
+    return _each(lambda one, rest: jax.random.randint(one, rest, least, beyond), key, shape)
+
+
+def _each(draw: Callable[[Array, tuple[int, ...]], Array], key: Array, shape: tuple[int, ...]) -> Array:
+    """`draw(key, shape)` for every key."""
+    if key.ndim == 0:
+        return draw(key, shape)
+    if shape[: key.ndim] != key.shape:
+        raise ValueError(f"draws of shape {shape} do not start with the axes {key.shape} of their keys")
+    return jax.vmap(lambda one: _each(draw, one, shape[1:]))(key)

@@ -1,0 +1,139 @@
+"""One program on any number of devices and hosts: the mesh, where arrays lie on it, and what crosses it.
+
+Batches are divided among the devices of one axis, "data"; parameters are on every device. The functions that cross the
+axis take its name, or None where nothing is divided: the same losses serve one device and many, under `shard_map`,
+`pmap` or neither.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from llmdpd_jax.errors import UserError
+from llmdpd_jax.types import Array
+
+DATA = "data"
+FORMS = ("shard_map", "pmap")  # ways of running one device's share on all
+
+
+# --- across devices, inside a compiled step --------------------------------------------------------------------------
+
+
+def mean_across(axis: str | None, tree: Any) -> Any:
+    """Mean of each device's float32 arrays over the axis, in one all-reduce however many arrays there are."""
+    if axis is None:
+        return tree
+    flat, restore = ravel_pytree(tree)
+    return restore(jax.lax.pmean(flat, axis))
+
+
+def gather_across(axis: str | None, x: Array) -> Array:
+    """All devices' rows [G / devices, ...] as one array [G, ...], on each device."""
+    return x if axis is None else jax.lax.all_gather(x, axis, tiled=True)
+
+
+def share_across(axis: str | None, groups: int) -> Array:
+    """Which of G groups are this device's: int [G / devices]."""
+    if axis is None:
+        return jnp.arange(groups)
+    mine = groups // jax.lax.axis_size(axis)
+    return jax.lax.axis_index(axis) * mine + jnp.arange(mine)
+
+
+# --- places of arrays ------------------------------------------------------------------------------------------------
+
+
+def data_mesh(devices: int = 0) -> Mesh:
+    """The mesh of the first `devices` devices of all hosts; 0 takes all."""
+    return Mesh(np.array(jax.devices()[: devices or None]), (DATA,))
+
+
+def copied(mesh: Mesh) -> NamedSharding:
+    """A copy on each device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def divided(mesh: Mesh) -> NamedSharding:
+    """The first axis divided among the devices."""
+    return NamedSharding(mesh, PartitionSpec(DATA))
+
+
+def place(tree: Any, sharding: NamedSharding) -> Any:
+    """Arrays that every host holds alike, where the sharding wants them; each host hands over only what it keeps."""
+
+    def put(x):
+        if jnp.issubdtype(getattr(x, "dtype", None), jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(x)))
+        if jax.process_count() == 1:
+            return jax.device_put(x, sharding)
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
+
+    return jax.tree.map(put, tree)
+
+
+# --- among hosts -----------------------------------------------------------------------------------------------------
+
+
+def join_processes(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+    """Makes this process one of several that work as one (`jax.distributed`). To be called before anything is computed.
+
+    Args:
+      coordinator: "host:port" of the first process, which the others reach it by; None finds processes by themselves on
+        a TPU pod, in SLURM and under MPI.
+      processes, process: how many there are, and which of them this is; needed with a coordinator.
+
+    Raises:
+      UserError: a coordinator alone, no other processes found, or they do not answer.
+    """
+    if (coordinator is None) != (processes is None) or (processes is None) != (process is None):
+        raise UserError("--coordinator, --num-processes, --process-id: give all three, or none of them")
+    if processes is not None and not 0 <= process < processes:
+        raise UserError(f"--process-id: {process} is not one of 0 to {processes - 1} (--num-processes={processes})")
+    try:
+        jax.distributed.initialize(coordinator, processes, process)
+    except (RuntimeError, ValueError) as error:
+        found = "" if coordinator else "; name them with --coordinator, --num-processes and --process-id"
+        raise UserError(f"no connection to the other processes{found}: {str(error).splitlines()[0]}") from error
+
+
+def in_a_cluster() -> bool:
+    """Whether this process was started as one of several, by SLURM or on a TPU pod."""
+    several = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+    return several or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def is_leader() -> bool:
+    """Whether this is the process that writes what only one may write."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def leader_first(what: str) -> Iterator[None]:
+    """The leader goes through the block alone, then all others do and find what it left on disk."""
+    if not is_leader():
+        wait_for_all(what)
+    yield
+    if is_leader():
+        wait_for_all(what)
+
+
+def wait_for_all(what: str) -> None:
+    """Returns when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any process; all have to ask at the same place."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
