@@ -19,6 +19,7 @@ LAYERS = [
     "training",
     "policy",
     "evaluation",
+    "export",
     "bench",
     "cli",
 ]
