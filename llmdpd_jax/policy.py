@@ -118,8 +118,8 @@ class Policy:
                 else "prompts: an empty list; give at least one prompt"
             )
 
+        trajectory_prompt = self._read_trajectories(trajectories)  # what is wrong with it shows before the LLM runs
         text_prompt = self.read_descriptions(texts) if texts else _absent_text(self.checkpoint.metadata["text_width"])
-        trajectory_prompt = self._read_trajectories(trajectories)
         context = self._context(
             self.params,
             text_prompt,
@@ -143,9 +143,17 @@ class Policy:
 
     @cached_property
     def _context(self) -> Callable[..., Context]:
+        return jax.jit(self.context_function)
+
+    @property
+    def context_function(self) -> Callable[..., Context]:
+        """The pure function behind `prompt`, for use inside jit, vmap and scan.
+
+        `(params, text, trajectory, has_text, has_trajectory) -> Context`, of a `TextPrompt` and a `TrajectoryPrompt` in
+        the networks' units; what the flags [B] say is absent is ignored.
+        """
         agent = self.checkpoint.agent
 
-        @jax.jit
         def context(params, text, trajectory, has_text, has_trajectory):
             vectors = agent.read_text(params, text), agent.read_trajectory(params, trajectory)
             vectors = [jnp.broadcast_to(v, (*has_text.shape, v.shape[-1])) for v in vectors]
@@ -277,6 +285,22 @@ class Policy:
           **options: as for `act`.
         """
         return GymnasiumAgent(self, partial(self.act, context=context, **options), seed, self.steps_per_call(execute))
+
+    def as_brax_policy(self, context: Context, **options) -> Callable[[Array, Array], tuple[Array, dict]]:
+        """A pure function `(observation, key) -> (action, {})`, as Brax's acting takes it; for jit, vmap and scan.
+
+        Of a policy that plans chunks the first action counts, for such a function cannot remember the others.
+
+        Args:
+          context: from `prompt`: [C] of one task, or [..., C] of a batch; it broadcasts with observations [..., O].
+          **options: as for `act`.
+        """
+
+        def policy(observation: Array, key: Array) -> tuple[Array, dict]:
+            action = self.act(observation, context, key, **options)
+            return action if self.chunk == 1 else action[..., 0, :], {}
+
+        return policy
 
 
 class GymnasiumAgent:

@@ -21,6 +21,7 @@ LAYERS = [
     "training",
     "policy",
     "evaluation",
+    "export",
     "bench",
     "cli",
 ]

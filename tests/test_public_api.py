@@ -5,12 +5,14 @@ import sys
 
 import gymnasium as gym
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import llmdpd_jax
 from llmdpd_jax import Guidance, load_policy
 from llmdpd_jax.errors import UserError
+from llmdpd_jax.tasks.family import get_family
 
 SEEN = np.random.default_rng(3).uniform(-1, 1, (64, 2))  # so many that some actions lie within the bounds
 HERE, THERE = "Navigate to position (0.31, -0.42).", "Navigate to position (-0.80, 0.77)."
@@ -226,3 +228,42 @@ def test_gymnasium_loop(policy):
     assert np.abs(first - positions(policy.as_gymnasium_agent(context, seed=4))).max() > 1e-3
     agent = policy.as_gymnasium_agent(context, steps=2, guidance={"text": 1.2})
     assert np.abs(agent(np.zeros(2)) - agent(np.zeros(2))).max() > 1e-4, "every call draws fresh noise"
+
+
+def test_brax_policy_in_a_scan(policy):
+    """In one compiled scan it does what `act` does step by step, for one task and for a batch with a context each."""
+    env, steps, key = get_family("point_robot").make_env(), 5, jax.random.key(6)
+
+    def roll_out(reset, step, act):
+        def one(state, key):
+            action, extras = act(state.obs, key)
+            assert extras == {}
+            state = step(state, action)
+            return state, state.obs
+
+        return jax.jit(lambda: jax.lax.scan(one, reset, jax.random.split(key, steps))[1])()
+
+    def step_by_step(state, step, context, **options):
+        positions = []
+        for k in jax.random.split(key, steps):
+            state = step(state, policy.act(state.obs, context, k, **options))
+            positions.append(state.obs)
+        return np.stack(positions)
+
+    goals = jnp.array([[0.3, -0.4], [-0.8, 0.7]])
+    one, two = env.reset_task(key, goals[0]), jax.vmap(env.reset_task)(jax.random.split(key), goals)
+    contexts = policy.prompt([HERE, THERE])
+    context = jax.tree.map(lambda x: x[0], contexts)
+    found = roll_out(one, env.step, policy.as_brax_policy(context, steps=2))
+    np.testing.assert_allclose(found, step_by_step(one, env.step, context, steps=2), atol=1e-5)
+    step = jax.vmap(env.step)
+    found = roll_out(two, step, policy.as_brax_policy(contexts))
+    np.testing.assert_allclose(found, step_by_step(two, step, contexts), atol=1e-5)
+    assert found.shape == (steps, 2, 2) and np.abs(found[:, 0] - found[:, 1]).max() > 1e-2
+
+    act = policy.as_brax_policy(context)
+    keys = jax.random.split(key, 3)
+    each, _ = jax.vmap(act)(SEEN[:3], keys)
+    np.testing.assert_allclose(each, [policy.act(SEEN[i], context, keys[i]) for i in range(3)], atol=1e-5)
+    raw, _ = act(SEEN[0], jax.random.key_data(keys[0]))  # as Brax's own training hands keys over
+    np.testing.assert_allclose(raw, each[0], atol=1e-5)

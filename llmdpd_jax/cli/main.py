@@ -7,6 +7,8 @@ from pathlib import Path
 
 from llmdpd_jax.errors import UserError
 
+_GUIDANCE = ("text_guidance", "trajectory_guidance", "critic_guidance")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line (default: the process's own) and returns its exit status.
@@ -21,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     options.overrides = overrides
     try:
-        if options.command in (collect, expert, embed, train, distill, evaluate, sweep):
+        if options.command in (collect, expert, embed, train, distill, evaluate, sweep, export):
             keep_compiled()
         if options.command in (train, evaluate, sweep):
             join(options)
@@ -135,9 +137,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--steps", type=int, help="of the sampler (default: the run's config)")
     sub.add_argument("--best-of", type=int, help="actions drawn, the critics choose (default: the run's config)")
     sub.add_argument("--execute", type=int, help="of a chunk's actions, those carried out; 0 is all (default: config)")
-    sub.add_argument("--text-guidance", type=float, help="weight of the text prompt (default: the run's config)")
-    sub.add_argument("--trajectory-guidance", type=float, help="weight of the trajectory prompt")
-    sub.add_argument("--critic-guidance", type=float, help="weight of the critic's gradient; 0 is off")
+    _add_guidance(sub)
     sub.add_argument("--variant", default="", help="name of an ablation or baseline, kept in the results")
     sub.add_argument("--seed", type=int, default=0, help="of starts, prompts and noise")
     sub.add_argument("--workers", type=int, help="processes that step Gymnasium environments (default: by CPUs)")
@@ -154,6 +154,18 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0, help="of starts, prompts and noise")
     sub.add_argument("--out", type=Path, required=True, help="folder of results.json and sweep.png")
 
+    sub = add(export)
+    sub.add_argument("run", type=Path, help="run folder, or one checkpoint in it")
+    sub.add_argument("--out", type=Path, required=True, help="folder to write; with --weights-only FILE.safetensors")
+    sub.add_argument("--platforms", nargs="+", metavar="NAME", help="it can run on (default: cpu cuda tpu)")
+    sub.add_argument("--text", nargs="+", help="what it is told for good (default: it takes prompts when it is used)")
+    sub.add_argument("--trajectory", nargs="+", type=Path, metavar="FILE.npz", help="what it is shown for good")
+    sub.add_argument("--sampler", help="ddim, dpm_solver, student, ... (default: the run's config)")
+    sub.add_argument("--steps", type=int, help="of the sampler (default: the run's config)")
+    sub.add_argument("--best-of", type=int, help="actions drawn, the critics choose (default: the run's config)")
+    _add_guidance(sub)
+    sub.add_argument("--weights-only", action="store_true", help="write parameters and units and no program")
+
     sub = add(report)
     sub.add_argument("runs", type=Path, nargs="+", help="run folder; several are merged into one table")
     sub.add_argument("--out", type=Path, help="folder of the merged results (needed for several runs)")
@@ -168,6 +180,21 @@ def make_parser() -> argparse.ArgumentParser:
 
     add(doctor)
     return parser
+
+
+def _add_guidance(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--text-guidance", type=float, help="weight of the text prompt (default: the run's config)")
+    sub.add_argument("--trajectory-guidance", type=float, help="weight of the trajectory prompt")
+    sub.add_argument("--critic-guidance", type=float, help="weight of the critic's gradient; 0 is off")
+
+
+def _guidance(options, settings):
+    """The weights that the options give, or else the `evaluation` section of a config."""
+    from llmdpd_jax.diffusion.guidance import Guidance
+
+    given = {name: getattr(options, name) for name in _GUIDANCE}
+    text, trajectory, critic = (settings[name] if weight is None else weight for name, weight in given.items())
+    return Guidance(text, trajectory, critic or None)
 
 
 def tasks(options) -> None:
@@ -319,7 +346,6 @@ def distill(options) -> None:
 
 def evaluate(options) -> None:
     """score a policy on train and unseen tasks; write results.json and report.html"""
-    from llmdpd_jax.diffusion.guidance import Guidance
     from llmdpd_jax.evaluation.figures import ROLLOUTS_FILE, write_rollouts
     from llmdpd_jax.evaluation.results import RESULTS_FILE, write_results
     from llmdpd_jax.evaluation.rollout import evaluate as run
@@ -329,22 +355,13 @@ def evaluate(options) -> None:
 
     policy = load_policy(options.run)
     manifest = load_manifest(options.manifest or policy.config.data.manifest)
-    settings = policy.config.evaluation
-    text, trajectory, critic = (
-        given if given is not None else default
-        for given, default in (
-            (options.text_guidance, settings.text_guidance),
-            (options.trajectory_guidance, settings.trajectory_guidance),
-            (options.critic_guidance, settings.critic_guidance),
-        )
-    )
     results, rollouts = run(
         policy,
         manifest,
         episodes=options.episodes,
         sampler=options.sampler,
         steps=options.steps,
-        guidance=Guidance(text, trajectory, critic or None),
+        guidance=_guidance(options, policy.config.evaluation),
         best_of=options.best_of,
         execute=options.execute,
         variant=options.variant,
@@ -383,6 +400,42 @@ def sweep(options) -> None:
     write_atomically(options.out / "sweep.png", png(sweep_picture(results.rows)))
     _show(options.out, results)
     print(f"figure:  {options.out / 'sweep.png'}")
+
+
+def export(options) -> None:
+    """write a policy as programs that need JAX alone, or its weights"""
+    from llmdpd_jax.export.folder import PLATFORMS, export_policy
+    from llmdpd_jax.export.weights import check_target, write_weights
+    from llmdpd_jax.policy import load_policy
+    from llmdpd_jax.training.checkpoint import load
+
+    if options.weights_only:
+        programs = ("platforms", "text", "trajectory", "sampler", "steps", "best_of", *_GUIDANCE)
+        for name in programs:
+            if getattr(options, name) is not None:
+                raise UserError(f"export: --weights-only writes no program; leave out --{name.replace('_', '-')}")
+        check_target(options.out)
+        print(f"{options.out}: {write_weights(options.out, load(options.run)) / 1e6:.1f} MB")
+        return
+    policy = load_policy(options.run)
+    about = export_policy(
+        policy,
+        options.out,
+        platforms=options.platforms or PLATFORMS,
+        texts=options.text,
+        trajectories=options.trajectory,
+        sampler=options.sampler,
+        steps=options.steps,
+        best_of=options.best_of,
+        guidance=_guidance(options, policy.config.evaluation),
+    )
+    for name, program in about["programs"].items():
+        print(f"{options.out / name}.exported: {', '.join(program['arguments'])}; for {', '.join(about['platforms'])}")
+    if about["contexts"] is None:
+        text = policy.config.text
+        reading = f"llmdpd embed --file=LINES --source={text.source} --layer={text.layer} --out=prompts.safetensors"
+        print(f"text prompts for it: {reading}")
+    print(f"next: python {options.out / 'load.py'}")
 
 
 def report(options) -> None:

@@ -1,6 +1,8 @@
 """Trajectory prompts from arrays a user hands over."""
 
+import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,6 +10,21 @@ import numpy as np
 
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.types import TrajectoryPrompt
+
+
+def read_trajectory(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, for `make_trajectory_prompt`, which checks them.
+
+    Raises:
+      UserError: no such file, or another kind of file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; a trajectory is read from an .npz file") from None
+    except (EOFError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:  # TypeError: an .npy file
+        raise UserError(f"{path}: not an .npz file of observations, actions and rewards") from error
 
 
 def make_trajectory_prompt(

@@ -15,7 +15,7 @@ from minari.storage import get_dataset_path
 
 from llmdpd_jax.cli.main import main
 from llmdpd_jax.errors import UserError
-from llmdpd_jax.policy import load_policy
+from llmdpd_jax.policy import Policy, load_policy
 
 
 def refused(capfd, *arguments) -> str:
@@ -307,6 +307,45 @@ def test_evaluate(world, tiny_run, tmp_path, capfd):
     assert "'dimm' is unknown" in refused(capfd, "evaluate", tiny_run, "--sampler=dimm", out)
     assert "6 is out of range" in refused(capfd, "evaluate", tiny_run, "--steps=6", out)
     assert not (tmp_path / "out").exists()
+
+
+def test_export(world, tiny_run, tmp_path, capfd, monkeypatch):
+    """What cannot be exported is said before the LLM runs and anything is written; what is there stays."""
+
+    def never(*arguments):
+        raise AssertionError("the LLM was asked")
+
+    monkeypatch.setattr(Policy, "read_descriptions", never)
+    folder, file = tmp_path / "mine", tmp_path / "file.npz"
+    folder.mkdir()
+    (folder / "policy.json").write_text('{"format": "theirs"}')
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    np.savez(file, observations=np.zeros((4, 2)), actions=np.zeros((3, 5)), rewards=np.zeros(3))
+    before = snapshot(tmp_path)
+    told = ("--text", "go to (0.1, 0.2)")
+    for arguments, parts in [
+        (["--platforms", "cpu", "gpu", *told], ["platforms", "'gpu' is unknown", "cpu, cuda, tpu"]),
+        (["--text", ""], ["descriptions[0]", "empty"]),
+        (["--sampler=student", *told], ["'student' needs a policy that has one"]),
+        (["--sampler=dimm", *told], ["'dimm' is unknown"]),
+        (["--steps=6", *told], ["6 is out of range"]),
+        (["--best-of=0", *told], ["the best of 0 actions"]),
+        ([f"--out={folder}", *told], [str(folder), "holds other things than an export"]),
+        ([f"--out={file}", *told], [str(file), "is a file"]),
+        (["--trajectory", tmp_path / "none.npz", *told], ["none.npz", "no such file"]),
+        (["--trajectory", tmp_path / "array.npy", *told], ["array.npy", "not an .npz file"]),
+        (["--trajectory", world.manifest, *told], [str(world.manifest), "not an .npz file"]),
+        (["--trajectory", file, *told], ["actions has shape (3, 5)", "[T, 2]"]),
+        (["--trajectory", file, file, *told, "a", "b"], ["3 descriptions", "2 trajectories"]),
+        (["--weights-only"], ["FILE.safetensors"]),
+        (["--weights-only", *told], ["--weights-only writes no program", "--text"]),
+        (["--weights-only", "--best-of=2"], ["leave out --best-of"]),
+    ]:
+        message = refused(capfd, "export", tiny_run, f"--out={tmp_path / 'out'}", *arguments)
+        for part in parts:
+            assert part in message
+        assert snapshot(tmp_path) == before and not (tmp_path / "out").exists()
+    assert "no such run" in refused(capfd, "export", tmp_path / "run", f"--out={tmp_path / 'out'}")
 
 
 # --- prompts ----------------------------------------------------------------------------------------------------------

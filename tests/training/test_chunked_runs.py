@@ -117,6 +117,13 @@ def test_a_gymnasium_agent_asks_again_after_some_actions(policy):
             policy.as_gymnasium_agent(context, execute=execute)
 
 
+def test_a_brax_policy_takes_the_first_action(policy):
+    context, observation, key = policy.prompt(HERE), np.float32([[0.1, 0.2], [0.3, 0.4]]), jax.random.key(4)
+    action, extras = policy.as_brax_policy(context)(observation, key)
+    assert action.shape == (2, 2) and extras == {}
+    np.testing.assert_allclose(action, policy.act(observation, context, key)[:, 0], atol=1e-6)
+
+
 def test_what_does_not_fit_is_refused(policy, world, run, tmp_path, capsys):
     def complaint(*arguments, **changes):
         assert main([*arguments, *(world.config(**changes) if changes else []), f"--out={tmp_path / 'out'}"]) == 2
