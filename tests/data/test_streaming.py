@@ -1,7 +1,10 @@
 """What is streamed from files: the batches that `sample_batch` draws, for every host, and the same after a resume."""
 
 import json
+import subprocess
+import sys
 
+import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -191,3 +194,50 @@ def test_a_file_that_is_cut_short_ends_the_stream_in_words(manifest, tmp_path):
             file.truncate(16)
         with pytest.raises(UserError, match=r"the episodes there are damaged .* will be written again"):
             stream.take(20)
+
+
+MEMORY_SCRIPT = """
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from llmdpd_jax.bench.machine import peak_memory
+from llmdpd_jax.data.episode_files import open_episode_files
+from llmdpd_jax.data.streaming import BatchSizes, BatchStream
+from llmdpd_jax.tasks.manifest import TaskEntry, TaskSplit
+
+path, cache, tasks = sys.argv[1:]
+split = TaskSplit("train", tuple(TaskEntry(str(i), "train", path) for i in range(int(tasks))), "test")
+sizes = BatchSizes(groups=64, group_size=4, prompt_length=20)
+open_episode_files(split, Path(cache) / "warm", progress=False)
+marks = [peak_memory()]
+files = open_episode_files(split, Path(cache) / "cold", progress=False)
+marks.append(peak_memory())
+with BatchStream(files, sizes, seed=0) as stream:
+    for calls in (5, 95):
+        for _ in range(calls):
+            stream.take(20)
+        marks.append(peak_memory())
+print(sum(file.stat().st_size for file in files.folder.iterdir()), *marks)
+"""
+
+
+@pytest.mark.slow
+def test_host_memory_does_not_grow_with_the_data_or_the_stream(tmp_path, subprocess_environment):
+    """The peak after 100 and 2,000 updates from 16 MB and from 330 MB, with the copying of the data before it."""
+    rng, steps, peaks = np.random.default_rng(0), 50_000, {}
+    with h5py.File(tmp_path / "log.hdf5", "w") as file:
+        for name, size in (("observations", 60), ("next_observations", 60), ("actions", 20)):
+            file[name] = rng.standard_normal((steps, size), np.float32)
+        file["rewards"], file["terminals"] = np.zeros(steps, np.float32), np.zeros(steps, bool)
+        file["timeouts"] = np.arange(steps) % 500 == 499
+    for tasks in ("1", "20"):
+        command = [sys.executable, "-c", MEMORY_SCRIPT, str(tmp_path / "log.hdf5"), str(tmp_path / tasks), tasks]
+        done = subprocess.run(command, env=subprocess_environment, capture_output=True, text=True, check=True)
+        size, *peaks[tasks] = (int(number) / 1e6 for number in done.stdout.split())
+        print(f"{size:.0f} MB of data: peak {', '.join(f'{peak:.0f}' for peak in peaks[tasks])} MB")
+    assert size > 320
+    written, copied, begun, ended = peaks["20"]
+    # Threads take a while until they have all the memory that they ever take.
+    assert copied - written < 15 and ended - begun < 40 and ended - peaks["1"][-1] < 20
