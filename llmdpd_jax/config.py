@@ -32,6 +32,9 @@ def default_config() -> ml_collections.ConfigDict:
     data.manifest = ""  # path of tasks.json, written by `llmdpd collect` or by hand (README, "Your own data")
     data.groups = 32  # task groups per batch; each encodes its prompts once
     data.group_size = 8  # transitions per group; batch = groups * group_size = 256 (Diffusion-QL)
+    data.streaming = False  # batches are read from files while training: for data that outgrow device or memory
+    data.stream_cache = ""  # folder of the copy that is streamed; empty: beside the weights ($LLMDPD_CACHE)
+    data.stream_updates = 20  # streamed updates per compiled call; so many batches are held at once
     data.parts = 1  # of the data, divided among the devices by episode; 1: each device holds them all
     data.prompt_length = 20  # steps of a trajectory prompt; longer episodes give windows of this length
 
@@ -215,7 +218,14 @@ _CHOICES = {
 _RANGES = {
     **dict.fromkeys(
         (
-            *("data.groups", "data.group_size", "data.parts", "data.prompt_length", "text.layer"),
+            *(
+                "data.groups",
+                "data.group_size",
+                "data.parts",
+                "data.stream_updates",
+                "data.prompt_length",
+                "text.layer",
+            ),
             *("model.context_width", "model.width", "model.depth", "model.critic_ensemble", "model.model_width"),
             "model.number_slots",
             *("diffusion.steps", "agent.target_sampling_steps", "evaluation.steps", "evaluation.episodes"),

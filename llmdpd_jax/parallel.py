@@ -66,6 +66,12 @@ def divided(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(DATA))
 
 
+def assemble(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
+    """Arrays of which every host has its own part, as one array of all hosts."""
+    sharding = NamedSharding(mesh, spec)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
+
+
 def place(tree: Any, sharding: NamedSharding) -> Any:
     """Arrays that every host holds alike, where the sharding wants them; each host hands over only what it keeps."""
 

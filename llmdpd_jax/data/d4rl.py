@@ -1,15 +1,19 @@
 """Reads D4RL's HDF5 files: one long log of steps, to be cut into episodes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 import h5py
 import numpy as np
 
-from llmdpd_jax.data.episodes import Episodes, Logged, pad_episodes
+from llmdpd_jax.data.episodes import EpisodeReader, Episodes, Logged
 from llmdpd_jax.errors import UserError
 
 _NEEDED = ("observations", "actions", "rewards", "terminals")
 _OPTIONAL = ("timeouts", "next_observations")
+_BLOCK = 65_536  # steps that are compared at a time
+_CHUNK_CACHE = 2**25  # bytes per array: a compressed block is not to be unpacked anew for every episode in it
 
 
 def read_d4rl(path: str) -> Episodes:
@@ -24,52 +28,72 @@ def read_d4rl(path: str) -> Episodes:
         UserError: no such file, or it is damaged, lacks arrays (then all are named), holds arrays of differing length
             or no step, or neither "timeouts" nor "next_observations"; a value that is not finite.
     """
+    return open_d4rl(path).read_all()
+
+
+def open_d4rl(path: str) -> EpisodeReader:
+    """As `read_d4rl`, episode by episode: only where episodes end is held in memory."""
     where = f"D4RL file {path}"
-    arrays = _read(path, where)
-    steps = len(arrays["rewards"])
-    lengths = {name: len(array) for name, array in arrays.items()}
-    if steps == 0 or set(lengths.values()) != {steps}:
-        raise UserError(f"{where}: its arrays must be of one length, at least 1, found {lengths}")
-    terminals = arrays["terminals"].reshape(steps).astype(bool)
-    rewards = arrays["rewards"].reshape(steps)
-    observations, actions = (arrays[name].reshape(steps, -1) for name in ("observations", "actions"))
-    following = arrays.get("next_observations")
-    if following is not None:
-        following = following.reshape(steps, -1)
-    if "timeouts" in arrays:
-        cuts = terminals | arrays["timeouts"].reshape(steps).astype(bool)
-    elif following is not None:
-        cuts = terminals.copy()
-        cuts[:-1] |= ~np.isclose(following[:-1], observations[1:]).all(axis=1)
-    else:
-        raise UserError(f'{where}: holds neither "timeouts" nor "next_observations", so where episodes end is not told')
-    cuts[-1] = True
-
-    logged = []
-    for start, end in pairwise([0, *(np.flatnonzero(cuts) + 1).tolist()]):
-        if following is not None:
-            last = following[end - 1]
+    with _open(path, where) as file:
+        lengths = {name: len(array) for name, array in file.items()}
+        steps = lengths["rewards"]
+        if steps == 0 or set(lengths.values()) != {steps}:
+            raise UserError(f"{where}: its arrays must be of one length, at least 1, found {lengths}")
+        terminals = file["terminals"][()].reshape(steps).astype(bool)
+        if "timeouts" in file:
+            cuts = terminals | file["timeouts"][()].reshape(steps).astype(bool)
+        elif "next_observations" in file:
+            cuts = terminals | _jumps(file["observations"], file["next_observations"])
         else:
-            last = observations[end - 1]
-            end -= not terminals[end - 1]
-        if end > start:
-            seen = np.concatenate([observations[start:end], last[None]])
-            logged.append(Logged(seen, actions[start:end], rewards[start:end], terminals[start:end]))
-    if not logged:
+            raise UserError(
+                f'{where}: holds neither "timeouts" nor "next_observations", so where episodes end is not told'
+            )
+        unbounded = np.full(int(np.prod(file["actions"].shape[1:])), np.inf)
+    cuts[-1] = True
+    ends = np.flatnonzero(cuts) + 1
+    return EpisodeReader(path, where, enumerate(_each(path, where, ends, terminals)), -unbounded, unbounded)
+
+
+def _jumps(observations: h5py.Dataset, following: h5py.Dataset) -> np.ndarray:
+    """Whether what followed a step is not the observation of the next one [N]; False for the last."""
+    jumps = np.zeros(len(observations), bool)
+    for start in range(0, len(jumps) - 1, _BLOCK):
+        end = min(start + _BLOCK, len(jumps) - 1)
+        led_to, seen = following[start:end], observations[start + 1 : end + 1]
+        jumps[start:end] = ~np.isclose(led_to, seen).reshape(end - start, -1).all(axis=1)
+    return jumps
+
+
+def _each(path: str, where: str, ends: np.ndarray, terminals: np.ndarray) -> Iterator[Logged]:
+    found = False
+    with _open(path, where) as file:
+        following = file.get("next_observations")
+        for start, end in pairwise([0, *ends.tolist()]):
+            seen = file["observations"][start:end].reshape(end - start, -1)
+            if following is not None:
+                seen = np.concatenate([seen, following[end - 1].reshape(1, -1)])
+            elif terminals[end - 1]:
+                seen = np.concatenate([seen, seen[-1:]])
+            else:
+                end -= 1
+            if end > start:
+                found = True
+                actions, rewards = file["actions"][start:end], file["rewards"][start:end]
+                yield Logged(seen, actions.reshape(end - start, -1), rewards.reshape(end - start), terminals[start:end])
+    if not found:
         raise UserError(f"{where}: no episode has a step whose next observation is known")
-    unbounded = np.full(actions.shape[1], np.inf)
-    return pad_episodes(path, where, logged, range(len(logged)), -unbounded, unbounded)
 
 
-def _read(path: str, where: str) -> dict[str, np.ndarray]:
+@contextmanager
+def _open(path: str, where: str) -> Iterator[dict[str, h5py.Dataset]]:
     """The arrays of the file that count."""
     try:
-        with h5py.File(path) as file:
+        with h5py.File(path, rdcc_nbytes=_CHUNK_CACHE) as file:
             found = [name for name in (*_NEEDED, *_OPTIONAL) if isinstance(file.get(name), h5py.Dataset)]
             missing = [name for name in _NEEDED if name not in found]
             if missing:
                 raise UserError(f"{where}: lacks {', '.join(missing)}; it holds {', '.join(file) or 'nothing'}")
-            return {name: file[name][()] for name in found}
+            yield {name: file[name] for name in found}
     except FileNotFoundError:
         raise UserError(
             f"{where}: no such file. Download it and put it there, or name the Minari id of a data set instead"

@@ -1,6 +1,6 @@
 """The episodes of one data set as padded arrays, whatever file they came from, and what training could not use."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,33 +35,41 @@ class Logged(NamedTuple):
     terminations: np.ndarray  # [t]
 
 
-def pad_episodes(
-    dataset: str, where: str, logged: Sequence[Logged], ids: Sequence[int], low: np.ndarray, high: np.ndarray
-) -> Episodes:
-    """The padded arrays of episodes whose lengths and sizes agree.
+class EpisodeReader(NamedTuple):
+    """A data set that is read episode by episode, so that it may be larger than the memory."""
 
-    Args:
-        where: how messages name the data set.
-        ids: how messages number the episodes.
-        low, high: bounds of the actions [A], infinite where there is none.
+    dataset: str  # Minari id or path
+    where: str  # how messages name it
+    episodes: Iterator[tuple[int, Logged]]  # each with the number that messages give it; read once
+    low: np.ndarray  # [...] bounds of the actions, infinite where there is none
+    high: np.ndarray
+
+    def read_all(self) -> Episodes:
+        """The whole data set. Raises as `pad_episodes` does, and whatever reading raises."""
+        return pad_episodes(self, list(self.episodes))
+
+
+def pad_episodes(reader: EpisodeReader, numbered: Sequence[tuple[int, Logged]]) -> Episodes:
+    """The padded arrays of some episodes of a data set, at least one.
 
     Raises:
         UserError: a value is not finite, or an action is outside its bounds.
     """
+    ids, logged = zip(*numbered, strict=True)
     lengths = np.array([len(episode.rewards) for episode in logged], np.int32)
     time = int(lengths.max())
     observations, actions, rewards, terminations = zip(*logged, strict=True)
     episodes = Episodes(
-        dataset=dataset,
+        dataset=reader.dataset,
         observations=_pad(observations, time + 1, np.float32),
         actions=_pad(actions, time, np.float32),
         rewards=_pad(rewards, time, np.float32),
         terminations=_pad(terminations, time, bool),
         lengths=lengths,
-        action_low=low.reshape(-1).astype(np.float32),
-        action_high=high.reshape(-1).astype(np.float32),
+        action_low=reader.low.reshape(-1).astype(np.float32),
+        action_high=reader.high.reshape(-1).astype(np.float32),
     )
-    _check_values(episodes, where, ids)
+    _check_values(episodes, reader.where, ids)
     return episodes
 
 

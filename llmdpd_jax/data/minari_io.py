@@ -1,11 +1,13 @@
-"""Reads Minari data sets into padded arrays, and refuses what training could not use."""
+"""Reads Minari data sets, and refuses what training could not use."""
+
+from collections.abc import Iterator
 
 import gymnasium as gym
 import minari
 import numpy as np
 from minari.storage import get_dataset_path
 
-from llmdpd_jax.data.episodes import Episodes, Logged, pad_episodes
+from llmdpd_jax.data.episodes import EpisodeReader, Episodes, Logged
 from llmdpd_jax.errors import UserError
 
 
@@ -19,24 +21,26 @@ def read_episodes(dataset_id: str) -> Episodes:
         UserError: the data set is not on disk or damaged, its spaces are of another kind, it has no episodes, an
             episode is empty or its arrays disagree in length, a value is not finite, or an action is outside its space.
     """
+    return open_episodes(dataset_id).read_all()
+
+
+def open_episodes(dataset_id: str) -> EpisodeReader:
+    """As `read_episodes`, episode by episode. What is wrong with an episode is raised when it is read."""
     dataset = open_dataset(dataset_id)
     observation_box, key = _box(dataset.observation_space, dataset_id, "observation", allow_dict=True)
     action_box, _ = _box(dataset.action_space, dataset_id, "action")
     if dataset.total_episodes == 0:
         raise UserError(f"Minari data set {dataset_id!r} has no episodes")
+    sizes = int(np.prod(observation_box.shape)), int(np.prod(action_box.shape))
+    episodes = ((episode.id, _logged(episode, key, sizes, dataset_id)) for episode in _each(dataset, dataset_id))
+    return EpisodeReader(dataset_id, f"Minari data set {dataset_id!r}", episodes, action_box.low, action_box.high)
+
+
+def _each(dataset: minari.MinariDataset, dataset_id: str) -> Iterator[minari.EpisodeData]:
     try:
-        logged = list(dataset)
+        yield from dataset
     except Exception as error:  # h5py and pyarrow raise many kinds on damaged files
         raise _damaged(dataset_id, error) from error
-    sizes = int(np.prod(observation_box.shape)), int(np.prod(action_box.shape))
-    return pad_episodes(
-        dataset_id,
-        f"Minari data set {dataset_id!r}",
-        [_logged(episode, key, sizes, dataset_id) for episode in logged],
-        [episode.id for episode in logged],
-        action_box.low,
-        action_box.high,
-    )
 
 
 def open_dataset(dataset_id: str) -> minari.MinariDataset:

@@ -1,5 +1,7 @@
 """Draws training batches and prompts from the store. Pure, of static shape, for use inside jit and scan."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,10 +9,19 @@ import numpy as np
 from llmdpd_jax.types import Array, Batch, Store, TrajectoryPrompt
 
 
-def sample_batch(
-    store: Store, keys: Array, group_size: int, prompt_length: int, chunk: int = 1, discount: float = 1.0
-) -> Batch:
-    """Draws a task with a trajectory prompt for each key `[G]`, and `group_size` (S) transitions of that task.
+@dataclass(frozen=True)
+class BatchSizes:
+    """What a batch is made of."""
+
+    groups: int  # G, of all devices and hosts together
+    group_size: int  # S
+    prompt_length: int  # steps of a trajectory prompt, as `sample_prompts` takes them
+    chunk: int = 1  # H, actions of a transition
+    discount: float = 1.0  # of the rewards within a chunk
+
+
+def sample_batch(store: Store, keys: Array, sizes: BatchSizes) -> Batch:
+    """Draws a task with a trajectory prompt for each key `[G]`, and `sizes.group_size` transitions of that task.
 
     Tasks are uniform. The prompt is a uniformly drawn episode of the task; transitions are uniform over the steps of
     the task's *other* episodes, so a policy cannot read its target from its prompt. Every task of the store needs two
@@ -25,13 +36,12 @@ def sample_batch(
     Args:
         store: see `llmdpd_jax.types.Store`.
         keys: typed keys, one for each group: what a group draws depends on no other.
-        group_size, prompt_length, chunk, discount: static; `prompt_length` as in `sample_prompts`.
     """
     store = jax.tree.map(jnp.asarray, store)
-    return jax.vmap(lambda key: _sample_group(store, key, group_size, prompt_length, chunk, discount))(keys)
+    return jax.vmap(lambda key: _sample_group(store, key, sizes))(keys)
 
 
-def _sample_group(store: Store, key: Array, group_size: int, prompt_length: int, chunk: int, discount: float) -> Batch:
+def _sample_group(store: Store, key: Array, sizes: BatchSizes) -> Batch:
     """One group of a batch: without the leading axis G."""
     task_key, prompt_key, window_key, step_key = jax.random.split(key, 4)
     task_id = jax.random.randint(task_key, (), 0, store.task_counts.shape[0])
@@ -40,22 +50,22 @@ def _sample_group(store: Store, key: Array, group_size: int, prompt_length: int,
     row = store.task_episodes[task_id]  # [M]
     place = jnp.arange(len(row))
     usable = (place < count) & (place != prompt_place)
-    starts = store.lengths[row] - (chunk - 1)
+    starts = store.lengths[row] - (sizes.chunk - 1)
     ends = jnp.cumsum(jnp.where(usable, starts, 0))  # [M] starts up to and with an episode
-    draw = jax.random.randint(step_key, (group_size,), 0, ends[-1])  # [S] of the task's usable starts
+    draw = jax.random.randint(step_key, (sizes.group_size,), 0, ends[-1])  # [S] of the task's usable starts
     chosen = jnp.searchsorted(ends, draw, side="right", method="scan")
     step = draw - jnp.where(chosen > 0, ends[jnp.maximum(chosen - 1, 0)], 0)
     episode = row[chosen]
-    steps = episode[:, None], step[:, None] + jnp.arange(chunk)  # [S, H]
-    weights = jnp.asarray(discount ** np.arange(chunk), jnp.float32)
+    steps = episode[:, None], step[:, None] + jnp.arange(sizes.chunk)  # [S, H]
+    weights = jnp.asarray(sizes.discount ** np.arange(sizes.chunk), jnp.float32)
     return Batch(
         observations=store.observations[episode, step],
-        actions=store.actions[steps].reshape(group_size, -1),
+        actions=store.actions[steps].reshape(sizes.group_size, -1),
         rewards=jnp.sum(weights * store.rewards[steps], axis=-1),
-        next_observations=store.observations[episode, step + chunk],
+        next_observations=store.observations[episode, step + sizes.chunk],
         terminations=jnp.any(store.terminations[steps], axis=-1),
         task_id=task_id,
-        prompt=_window(store, window_key, row[prompt_place], prompt_length),
+        prompt=_window(store, window_key, row[prompt_place], sizes.prompt_length),
     )
 
 

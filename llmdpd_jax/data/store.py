@@ -12,7 +12,7 @@ from llmdpd_jax.data.episodes import Episodes
 from llmdpd_jax.data.minari_io import read_episodes
 from llmdpd_jax.data.progress import progress_bar
 from llmdpd_jax.errors import UserError
-from llmdpd_jax.tasks.manifest import Manifest, TaskSplit, require_split
+from llmdpd_jax.tasks.manifest import Manifest, TaskEntry, TaskSplit, require_split
 from llmdpd_jax.types import Statistics, Store
 
 # A dimension that hardly varies is not blown up when divided by its deviation.
@@ -27,6 +27,16 @@ class SplitData:
     store: Store
     action_low: np.ndarray  # [A] of the action space; where that is unbounded, the least action logged in this split
     action_high: np.ndarray  # [A]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of actions of each episode [E]."""
+        return self.store.lengths
+
+    @property
+    def task_id(self) -> np.ndarray:
+        """Task of each episode [E]."""
+        return self.store.task_id
 
     @property
     def observation_size(self) -> int:
@@ -55,19 +65,13 @@ def load_split(manifest: Manifest, split: str, progress: bool = True) -> SplitDa
 
 def load_tasks(split: TaskSplit, progress: bool = True) -> SplitData:
     """As `load_split`, of a split that is already open."""
-    least = 2 if split.split == "train" else 1
     loaded: list[Episodes] = []
     with progress_bar(progress) as bar:
         for task in bar.track(split.tasks, description=f"reading {split.split} tasks"):
             episodes = read_d4rl(task.dataset) if task.is_file else read_episodes(task.dataset)
-            where = f"{split.where}: task {task.name!r} ({task.source})"
-            if len(episodes.lengths) < least:
-                raise UserError(
-                    f"{where}: has {len(episodes.lengths)} episode; a {split.split} task needs at least {least}, "
-                    "because its trajectory prompt is another episode than the one trained on"
-                )
+            check_count(split, task, len(episodes.lengths))
             if loaded:
-                _check_same_spaces(loaded[0], episodes, where)
+                check_same_spaces(loaded[0], episodes, task_name(split, task))
             loaded.append(episodes)
     return SplitData(split, build_store(loaded), *_action_bounds(loaded))
 
@@ -88,17 +92,30 @@ def statistics(data: SplitData) -> Statistics:
     observations = np.asarray(store.observations)[steps <= lengths].astype(np.float64)
     rewards = np.asarray(store.rewards)[steps[:-1] < lengths].astype(np.float64)
 
-    def deviation(values: np.ndarray) -> np.ndarray:
-        std = values.std(axis=0)
+    return make_statistics(
+        (observations.mean(axis=0), observations.std(axis=0)),
+        (rewards.mean(), rewards.std()),
+        (data.action_low, data.action_high),
+    )
+
+
+def make_statistics(
+    observation: tuple[np.ndarray, np.ndarray],
+    reward: tuple[np.ndarray, np.ndarray],
+    action_bounds: tuple[np.ndarray, np.ndarray],
+) -> Statistics:
+    """Statistics of means and standard deviations as they were measured, and of least and largest actions."""
+
+    def deviation(std: np.ndarray) -> np.ndarray:
         return np.where(std < _SMALLEST_STD, 1.0, std)
 
     return Statistics(
-        observation_mean=jnp.asarray(observations.mean(axis=0), jnp.float32),
-        observation_std=jnp.asarray(deviation(observations), jnp.float32),
-        action_low=jnp.asarray(data.action_low),
-        action_high=jnp.asarray(data.action_high),
-        reward_mean=jnp.asarray(rewards.mean(), jnp.float32),
-        reward_std=jnp.asarray(deviation(rewards), jnp.float32),
+        observation_mean=jnp.asarray(observation[0], jnp.float32),
+        observation_std=jnp.asarray(deviation(observation[1]), jnp.float32),
+        action_low=jnp.asarray(action_bounds[0]),
+        action_high=jnp.asarray(action_bounds[1]),
+        reward_mean=jnp.asarray(reward[0], jnp.float32),
+        reward_std=jnp.asarray(deviation(reward[1]), jnp.float32),
     )
 
 
@@ -174,7 +191,23 @@ def task_rows(counts: Sequence[int], width: int | None = None) -> np.ndarray:
     return (first[:, None] + np.arange(width or counts.max()) % counts[:, None]).astype(np.int32)
 
 
-def _check_same_spaces(first: Episodes, other: Episodes, where: str) -> None:
+def task_name(split: TaskSplit, task: TaskEntry) -> str:
+    """How messages name a task."""
+    return f"{split.where}: task {task.name!r} ({task.source})"
+
+
+def check_count(split: TaskSplit, task: TaskEntry, count: int) -> None:
+    """Raises UserError if a task has too few episodes for its split."""
+    least = 2 if split.split == "train" else 1
+    if count < least:
+        raise UserError(
+            f"{task_name(split, task)}: has {count} episode; a {split.split} task needs at least {least}, "
+            "because its trajectory prompt is another episode than the one trained on"
+        )
+
+
+def check_same_spaces(first: Episodes, other: Episodes, where: str) -> None:
+    """Raises UserError unless two data sets have observations and actions of one size, and the same action bounds."""
     for what in ("observations", "actions"):
         expected, found = getattr(first, what).shape[-1], getattr(other, what).shape[-1]
         if expected != found:
@@ -189,10 +222,15 @@ def _check_same_spaces(first: Episodes, other: Episodes, where: str) -> None:
 
 
 def _action_bounds(tasks: Sequence[Episodes]) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds of the action space, replaced by the range of the logged actions where there is none."""
-    low, high = tasks[0].action_low, tasks[0].action_high
+    """As `bound_actions`, of all tasks."""
     # Padding steps hold zeros, which are no logged actions.
     real = [np.arange(e.actions.shape[1]) < e.lengths[:, None] for e in tasks]
     least = np.min([e.actions[r].min(axis=0) for e, r in zip(tasks, real, strict=True)], axis=0)
     most = np.max([e.actions[r].max(axis=0) for e, r in zip(tasks, real, strict=True)], axis=0)
+    return bound_actions(tasks[0], least, most)
+
+
+def bound_actions(episodes: Episodes, least: np.ndarray, most: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of the action space, replaced by the range of the logged actions [A] where there is none."""
+    low, high = episodes.action_low, episodes.action_high
     return np.where(np.isfinite(low), low, least), np.where(np.isfinite(high), high, most)

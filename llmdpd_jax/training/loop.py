@@ -10,14 +10,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from llmdpd_jax.agents.diffusion_ql import TrainState
 from llmdpd_jax.agents.llmdpd import make_agent
 from llmdpd_jax.config import check_config, to_json
 from llmdpd_jax.data.store import divide_store
+from llmdpd_jax.data.streaming import BatchStream
 from llmdpd_jax.errors import UserError
-from llmdpd_jax.parallel import DATA, any_process, copied, data_mesh, divided, is_leader, place, wait_for_all
+from llmdpd_jax.parallel import DATA, any_process, assemble, copied, data_mesh, is_leader, place, wait_for_all
 from llmdpd_jax.training import checkpoint
 from llmdpd_jax.training.interrupt import Interrupt, console
 from llmdpd_jax.training.metrics import MetricsWriter
@@ -53,7 +55,7 @@ def train(config, run: str | Path, devices: int = 0, seeds: int = 1) -> list[Pat
     mesh = data_mesh(devices)
     check_devices(config, mesh)
     given = prepare(config)
-    store = divide_store(given.data.store, config.data.parts)
+    store = None if config.data.streaming else divide_store(given.data.store, config.data.parts)
     make_folders(runs)
 
     # An LLM that is too large for a copy on each device is divided among them, and they work on the same groups.
@@ -77,9 +79,24 @@ def train(config, run: str | Path, devices: int = 0, seeds: int = 1) -> list[Pat
         sharding = given.encoder.replicated if given.llm_is_divided else copied(mesh)
         state, units, texts, key = place((state, given.units, given.texts, key), sharding)
         llm = given.llm if given.llm is None or given.llm_is_divided else place(given.llm, sharding)
-        store = place(store, divided(mesh) if config.data.parts > 1 and axis else sharding)
-        parts, form = config.data.parts, config.train.form
-        train_call = make_train_call(agent, batch_sizes(given.config), mesh if axis else None, parts, form, sharding)
+        sizes, spec = batch_sizes(given.config), PartitionSpec()
+        if config.data.streaming:
+            spec = PartitionSpec(None, DATA) if axis else spec
+        elif config.data.parts > 1 and axis:
+            spec = PartitionSpec(DATA)
+        train_call = make_train_call(agent, sizes, mesh if axis else None, spec, config.train.form, sharding)
+        arguments = units, texts, llm, key
+        if config.data.streaming:
+            hosts = (jax.process_index(), jax.process_count()) if axis else (0, 1)
+            stream = stack.enter_context(BatchStream(given.data, sizes, config.seed, hosts))
+            stream.set_state({"next_update": int(np.ravel(state.step)[0])})
+            where = partial(assemble, mesh=mesh, spec=spec) if axis else partial(place, sharding=sharding)
+            call = partial(streamed_call, train_call, stream, where, config.data.stream_updates, arguments)
+        else:
+            store = place(store, NamedSharding(mesh, spec) if axis else sharding)
+
+            def call(state, count):
+                return train_call(state, store, *arguments, count)
 
         def save(state: TrainState) -> None:
             for i, of_run in enumerate(managers):
@@ -87,7 +104,7 @@ def train(config, run: str | Path, devices: int = 0, seeds: int = 1) -> list[Pat
                 checkpoint.save(of_run, one, given.units, given.text_units, metadata[i])
 
         run_updates(
-            lambda state, count: train_call(state, store, units, texts, llm, key, count),
+            call,
             state,
             config.train,
             list(runs),
@@ -128,6 +145,28 @@ def make_folders(runs: dict[Path, Any]) -> None:
 def side_by_side(runs: Sequence[Any]) -> Any:
     """Trees of several runs as one with leading axes [N]; that of a single run as it is."""
     return runs[0] if len(runs) == 1 else jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs)
+
+
+def streamed_call(
+    train_call: Callable,
+    stream: BatchStream,
+    where: Callable,
+    room: int,
+    arguments: tuple,
+    state: TrainState,
+    count: int,
+) -> tuple[TrainState, dict]:
+    """`count` updates from a stream, at most `room` of them in a compiled call: `(state, metrics)` as of one call."""
+    total, previous, left = None, None, int(count)
+    while left:
+        some = min(room, left)
+        batches = where(stream.take(some, room))
+        jax.block_until_ready(previous)  # a call that computes and one that waits: else batches would pile up
+        state, previous = train_call(state, batches, *arguments, np.int32(some))
+        part = jax.tree.map(lambda x, share=some / int(count): x * share, previous)
+        total = part if total is None else jax.tree.map(jnp.add, total, part)
+        left -= some
+    return state, total
 
 
 def newest_common_step(managers: Sequence) -> int | None:

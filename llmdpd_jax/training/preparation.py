@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from llmdpd_jax.agents.diffusion_ql import STUDENT, TrainState
 from llmdpd_jax.config import from_json
+from llmdpd_jax.data.episode_files import EpisodeFiles, open_episode_files
 from llmdpd_jax.data.store import SplitData, load_split, statistics
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.llm.encoder import TextEncoder, encoder_settings
@@ -32,7 +33,7 @@ class Given:
     """What all updates of a run are made from."""
 
     config: Any  # ConfigDict, automatic fields resolved
-    data: SplitData
+    data: SplitData | EpisodeFiles  # in memory, or on disk to be streamed
     units: Statistics
     texts: TextTable
     text_units: TextStatistics
@@ -63,8 +64,14 @@ def prepare(config) -> Given:
       UserError: anything in manifest, data or weights that training could stumble over later.
     """
     manifest = load_manifest(config.data.manifest)
-    check_descriptions(require_split(manifest, "train"))
-    data = load_split(manifest, "train", progress=is_leader())
+    split = require_split(manifest, "train")
+    check_descriptions(split)
+    if config.data.streaming:
+        with leader_first("episode files"):
+            folder = Path(config.data.stream_cache or cache_folder() / "episodes")
+            data = open_episode_files(split, folder, progress=is_leader())
+    else:
+        data = load_split(manifest, "train", progress=is_leader())
     check_chunk(config.agent.chunk, data)
     encoder = TextEncoder(encoder_settings(config.text))
     teacher = find_teacher(config, data, encoder) if config.train.distill_from else None
@@ -72,15 +79,19 @@ def prepare(config) -> Given:
         texts, text_units = read_descriptions(encoder, data.split.tasks, teacher and teacher.text_statistics)
     config = config.copy_and_resolve_references()
     if config.agent.discount == 0.0:
-        config.agent.discount = automatic_discount(data.store.lengths)
+        config.agent.discount = automatic_discount(data.lengths)
     if config.evaluation.sampler == "auto":
         config.evaluation.sampler = STUDENT if config.agent.policy_improvement == "student" else "ddim"
     llm, tuning = None, {}
     if config.text.lora_rank or config.text.soft_tokens:
         key = jax.random.fold_in(run_keys(config.seed)[0], 1)
         texts, llm, tuning = tune_llm(config, encoder, data.split.tasks, texts, text_units, key)
-    about_data = {"family": manifest.family, "horizon": manifest.horizon, "digest": store_digest(data.store)}
-    units = teacher.statistics if teacher else statistics(data)
+    if config.data.streaming:
+        units, digest = data.statistics, data.digest
+    else:
+        units, digest = statistics(data), store_digest(data.store)
+    units = teacher.statistics if teacher else units
+    about_data = {"family": manifest.family, "horizon": manifest.horizon, "digest": digest}
     return Given(config, data, units, texts, text_units, encoder, llm, tuning, teacher, about_data)
 
 
@@ -116,12 +127,12 @@ def check_descriptions(split: TaskSplit) -> None:
             )
 
 
-def check_chunk(chunk: int, data: SplitData) -> None:
+def check_chunk(chunk: int, data: SplitData | EpisodeFiles) -> None:
     """Raises UserError unless a chunk of actions fits into every episode."""
-    lengths = np.asarray(data.store.lengths)
+    lengths = data.lengths
     shortest = int(np.argmin(lengths))
     if chunk > lengths[shortest]:
-        task = data.split.tasks[int(data.store.task_id[shortest])]
+        task = data.split.tasks[int(data.task_id[shortest])]
         raise UserError(
             f"agent.chunk: {chunk} is more than the {lengths[shortest]} steps of the shortest episode, of task "
             f"{task.name!r} ({task.source}); choose at most {lengths[shortest]}"
@@ -220,5 +231,9 @@ def check_devices(config, mesh: Mesh) -> None:
         raise UserError(
             f"data.parts: {parts} parts cannot be divided among {devices} devices; choose a multiple of that"
         )
-    if parts > 1 and config.train.form == "pmap":
-        raise UserError("train.form: pmap copies the data to each device; choose shard_map to divide them (data.parts)")
+    if config.train.form == "pmap" and (parts > 1 or config.data.streaming):
+        raise UserError("train.form: pmap copies the data to each device; choose shard_map for data.parts or streaming")
+    if config.data.streaming and parts > 1:
+        raise UserError("data.parts: streamed data are not held by any device, so there is nothing to divide")
+    if jax.process_count() > 1 and devices < jax.device_count():
+        raise UserError("--devices: several processes use all their devices; leave it out")

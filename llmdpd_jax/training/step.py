@@ -5,7 +5,6 @@ mesh, or by `pmap`; all give the same numbers up to the order of sums, for what 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -17,28 +16,31 @@ from llmdpd_jax import draws
 from llmdpd_jax.agents.diffusion_ql import TrainState
 from llmdpd_jax.agents.llmdpd import Agent
 from llmdpd_jax.data.normalise import normalise_batch
-from llmdpd_jax.data.sampler import sample_batch
+from llmdpd_jax.data.sampler import BatchSizes, sample_batch
 from llmdpd_jax.models.llm.tuning import FrozenLLM
 from llmdpd_jax.parallel import DATA, share_across
 from llmdpd_jax.prompts.table import TextTable, sample_text
-from llmdpd_jax.types import Array, Statistics, Store
+from llmdpd_jax.types import Array, Batch, Statistics, Store
 
-
-@dataclass(frozen=True)
-class BatchSizes:
-    """What a batch is drawn by, as `sample_batch` takes it."""
-
-    groups: int  # G, of all devices together
-    group_size: int
-    prompt_length: int
-    chunk: int = 1
-    discount: float = 1.0
+COPIED = PartitionSpec()
+Source = Store | Batch
+"""Where batches come from: a store in parts [P, ...] (`divide_store`), or batches of the coming updates [K, G, ...]."""
 
 
 def batch_sizes(config) -> BatchSizes:
     """Those of a config whose automatic fields are resolved."""
     data, agent = config.data, config.agent
     return BatchSizes(data.groups, data.group_size, data.prompt_length, agent.chunk, agent.discount)
+
+
+def draw_batch(source: Source, sizes: BatchSizes, number: Array, keys: Array) -> Batch:
+    """A batch of a group for each key [G]; batches that are there already are taken by their number."""
+    if isinstance(source, Batch):
+        return jax.tree.map(lambda x: x[number], source)
+    # The groups are divided among the parts in order.
+    keys = keys.reshape(len(source.task_counts), -1)
+    batch = jax.vmap(lambda part, keys: sample_batch(part, keys, sizes))(source, keys)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
 
 
 def make_update(agent: Agent, sizes: BatchSizes, axis: str | None = None) -> Callable:
@@ -49,23 +51,23 @@ def make_update(agent: Agent, sizes: BatchSizes, axis: str | None = None) -> Cal
       axis: name of the axis over whose devices the groups are divided; None: there is one device.
 
     Returns:
-      `(state, store, statistics, texts, llm, key) -> (state, metrics)`. The store has a leading axis of parts [P, ...];
-      the groups of a batch are divided among them in order. The key of a group depends only on the run's key, the step
-      and its number in the batch: a resumed run draws the same batches, on whatever number of devices.
+      `(state, number, source, statistics, texts, llm, key) -> (state, metrics)`, with the number of the update in the
+      call. The key of a group depends only on the run's key, the step and the group's number in the batch: a resumed
+      run draws the same batches, on whatever number of devices.
     """
 
     def update(
-        state: TrainState, store: Store, statistics: Statistics, texts: TextTable, llm: FrozenLLM | None, key: Array
-    ):
+        state: TrainState,
+        number: Array,
+        source: Source,
+        statistics: Statistics,
+        texts: TextTable,
+        llm: FrozenLLM | None,
+        key: Array,
+    ) -> tuple[TrainState, dict[str, Array]]:
         keys = draws.fold_each(jax.random.fold_in(key, state.step), share_across(axis, sizes.groups))
         key_batch, key_text, key_update = draws.split(keys, 3)
-        parts = len(store.task_counts)
-        drawn = jax.vmap(
-            lambda part, keys: sample_batch(
-                part, keys, sizes.group_size, sizes.prompt_length, sizes.chunk, sizes.discount
-            )
-        )(store, key_batch.reshape(parts, -1))
-        batch = normalise_batch(statistics, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), drawn))
+        batch = normalise_batch(statistics, draw_batch(source, sizes, number, key_batch))
         return agent.update(state, batch, sample_text(texts, key_text, batch.task_id), key_update, llm)
 
     return update
@@ -75,7 +77,7 @@ def make_train_call(
     agent: Agent,
     sizes: BatchSizes,
     mesh: Mesh | None = None,
-    parts: int = 1,
+    source: PartitionSpec = COPIED,
     form: str = "shard_map",
     sharding: Sharding | None = None,
 ) -> Callable:
@@ -84,12 +86,12 @@ def make_train_call(
     Args:
       agent: for several devices made with the axis `parallel.DATA`.
       mesh: of the devices; None, or one of a single device: nothing is divided.
-      parts: of the store. One part is copied to each device; several, a multiple of the devices, are divided.
-      form: one of `parallel.FORMS`.
+      source: how the source of batches lies on the devices of the mesh.
+      form: one of `parallel.FORMS`; with pmap the source has to be copied to each device.
       sharding: without a mesh, of the state and the metrics that come back; None: the default device.
 
     Returns:
-      `(state, store, statistics, texts, llm, key, count) -> (state, metrics)`: `count` updates (traced, so that a
+      `(state, source, statistics, texts, llm, key, count) -> (state, metrics)`: `count` updates (traced, so that a
       shorter last call compiles nothing) and the means of their metrics. The state is donated. Of a state with leading
       axes [N] and as many keys, N runs learn side by side from the same data. `llm` is the one that is tuned, None if
       it is frozen.
@@ -97,17 +99,18 @@ def make_train_call(
     many = mesh is not None and mesh.size > 1
     one_update = make_update(agent, sizes, DATA if many else None)
 
-    def updates(state, store, statistics, texts, llm, key, count):
+    def updates(state, *inputs):
+        *inputs, count = inputs
         update = one_update
-        if key.ndim:  # several runs
-            update = jax.vmap(one_update, in_axes=(0, None, None, None, None, 0))
+        if inputs[-1].ndim:  # keys of several runs
+            update = jax.vmap(one_update, in_axes=(0, None, None, None, None, None, 0))
 
-        def body(_, carry):
+        def body(number, carry):
             state, sums = carry
-            state, metrics = update(state, store, statistics, texts, llm, key)
+            state, metrics = update(state, number, *inputs)
             return state, jax.tree.map(jnp.add, sums, metrics)
 
-        shapes = jax.eval_shape(update, state, store, statistics, texts, llm, key)[1]
+        shapes = jax.eval_shape(update, state, count, *inputs)[1]
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         state, sums = jax.lax.fori_loop(0, count, body, (state, zeros))
         return state, jax.tree.map(lambda x: x / count, sums)
@@ -116,12 +119,9 @@ def make_train_call(
         return jax.jit(updates, donate_argnums=0, out_shardings=sharding)
     if form == "pmap":
         # Something must have an axis for the devices to share.
-        axes = (0, *[None] * 7)
-        mapped = jax.pmap(
-            lambda _, *inputs: updates(*inputs), DATA, in_axes=axes, out_axes=None, devices=mesh.devices.flat
-        )
+        axes, devices = (0, *[None] * 7), list(mesh.devices.flat)
+        mapped = jax.pmap(lambda _, *inputs: updates(*inputs), DATA, in_axes=axes, out_axes=None, devices=devices)
         return partial(mapped, np.arange(mesh.size))
-    copied, store_spec = PartitionSpec(), PartitionSpec(DATA) if parts > 1 else PartitionSpec()
-    specs = (copied, store_spec, *[copied] * 5)
-    shared = partial(jax.shard_map, mesh=mesh, in_specs=specs, out_specs=copied, check_vma=False)
-    return jax.jit(shared(updates), donate_argnums=0)
+    specs = COPIED, source, *[COPIED] * 5
+    shared = jax.shard_map(updates, mesh=mesh, in_specs=specs, out_specs=COPIED, check_vma=False)
+    return jax.jit(shared, donate_argnums=0)

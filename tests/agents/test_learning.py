@@ -11,7 +11,7 @@ from networks import make_text, make_trajectory
 from llmdpd_jax.agents.llmdpd import make_agent
 from llmdpd_jax.config import default_config
 from llmdpd_jax.data.minari_io import Episodes
-from llmdpd_jax.data.sampler import sample_batch
+from llmdpd_jax.data.sampler import BatchSizes, sample_batch
 from llmdpd_jax.data.store import build_store
 from llmdpd_jax.types import Batch
 
@@ -139,7 +139,7 @@ def test_a_chunk_of_actions_does_what_each_of_its_steps_asks_for(denoiser):
     texts = texts.replace(states=np.zeros_like(texts.states))
 
     def draw_batch(key):
-        batch = sample_batch(store, jax.random.split(key, GROUPS), SIZE, 4, chunk=3, discount=0.9)
+        batch = sample_batch(store, jax.random.split(key, GROUPS), BatchSizes(GROUPS, SIZE, 4, chunk=3, discount=0.9))
         return batch, jax.tree.map(lambda x: jnp.asarray(x)[batch.task_id], texts)
 
     @jax.jit

@@ -7,7 +7,7 @@ import pytest
 
 from llmdpd_jax.data.minari_io import Episodes
 from llmdpd_jax.data.normalise import denormalise_action, normalise_action
-from llmdpd_jax.data.sampler import sample_batch
+from llmdpd_jax.data.sampler import BatchSizes, sample_batch
 from llmdpd_jax.data.store import build_store
 from llmdpd_jax.types import Statistics
 
@@ -42,7 +42,7 @@ def store():
 
 
 def draw(store, chunk):
-    return jax.jit(lambda keys: sample_batch(store, keys, 4, 2, chunk, DISCOUNT))(KEYS)
+    return jax.jit(lambda keys: sample_batch(store, keys, BatchSizes(500, 4, 2, chunk, DISCOUNT)))(KEYS)
 
 
 def test_a_chunk_of_three_by_hand(store):
@@ -86,7 +86,7 @@ def test_an_episode_shorter_than_others_still_has_its_prompt(store):
 
 def test_a_chunk_of_one_is_a_transition(store):
     """Whatever the discount, to the same bits."""
-    plain = sample_batch(store, KEYS, 4, 2)
+    plain = sample_batch(store, KEYS, BatchSizes(500, 4, 2))
     jax.tree.map(np.testing.assert_array_equal, draw(store, 1), plain)
     steps = np.asarray(plain.observations[..., 0])
     np.testing.assert_array_equal(plain.next_observations[..., 0], steps + 1)

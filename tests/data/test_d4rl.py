@@ -4,6 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
+from llmdpd_jax.data import d4rl
 from llmdpd_jax.data.d4rl import read_d4rl
 from llmdpd_jax.data.store import load_split
 from llmdpd_jax.errors import UserError
@@ -51,6 +52,12 @@ def test_terminals_end_and_timeouts_cut(write):
 
 
 def test_without_timeouts_the_log_is_cut_where_observations_jump(write):
+    check_three_episodes(read_d4rl(write(timeouts=None)))
+
+
+@pytest.mark.parametrize("block", [1, 2, 4, 5, 6, 7])
+def test_jumps_are_found_wherever_a_block_ends(write, monkeypatch, block):
+    monkeypatch.setattr(d4rl, "_BLOCK", block)
     check_three_episodes(read_d4rl(write(timeouts=None)))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llmdpd_jax.data.minari_io import Episodes
-from llmdpd_jax.data.sampler import sample_batch, sample_prompts
+from llmdpd_jax.data.sampler import BatchSizes, sample_batch, sample_prompts
 from llmdpd_jax.data.store import build_store
 
 LENGTHS = ([5, 2, 7], [3, 3], [6, 1, 4, 2])  # episodes of three tasks
@@ -40,7 +40,7 @@ def store():
 @pytest.fixture(scope="module")
 def batch(store):
     keys = jax.random.split(jax.random.key(0), 6000)
-    return jax.jit(sample_batch, static_argnums=(2, 3))(store, keys, 4, 4)
+    return jax.jit(sample_batch, static_argnums=2)(store, keys, BatchSizes(6000, 4, 4))
 
 
 draw_prompts = jax.jit(sample_prompts, static_argnums=3)
@@ -131,7 +131,7 @@ def test_prompts_for_given_tasks(store):
 
 
 def test_the_key_decides_and_scan_works(store):
-    draw = jax.jit(lambda key: sample_batch(store, jax.random.split(key, 3), 2, 4))
+    draw = jax.jit(lambda key: sample_batch(store, jax.random.split(key, 3), BatchSizes(3, 2, 4)))
     keys = jax.random.split(jax.random.key(3), 2)
     _, scanned = jax.jit(lambda keys: jax.lax.scan(lambda carry, key: (carry, draw(key)), None, keys))(keys)
     for i in range(2):

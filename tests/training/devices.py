@@ -8,18 +8,19 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from networks import make_text
 
 from llmdpd_jax.agents.llmdpd import make_agent
 from llmdpd_jax.config import default_config
+from llmdpd_jax.data.sampler import BatchSizes
 from llmdpd_jax.data.store import divide_store, task_rows
-from llmdpd_jax.parallel import DATA, copied, divided, place
+from llmdpd_jax.parallel import DATA, copied, place
 from llmdpd_jax.prompts.table import TextTable
 from llmdpd_jax.training.checkpoint import example_inputs
-from llmdpd_jax.training.step import BatchSizes, make_train_call
+from llmdpd_jax.training.step import make_train_call
 from llmdpd_jax.types import Statistics, Store
 
 OBSERVATION, ACTION, TASKS, EPISODES, STEPS, WIDTH = 3, 2, 4, 16, 6, 5
@@ -80,8 +81,9 @@ def run(devices: int, parts: int = 1, form: str = "shard_map", seeds: int = 1):
         state = jax.tree.map(lambda x: jnp.stack([x] * seeds), state)
         key = jnp.stack([key, *jax.random.split(jax.random.key(2), seeds - 1)])
     state, units, texts, key = place((state, units, make_texts(), key), copied(mesh))
-    store = place(divide_store(make_store(), parts), divided(mesh) if parts > 1 else copied(mesh))
-    call, text = make_train_call(agent, SIZES, mesh, parts, form), ""
+    spec = PartitionSpec(DATA) if parts > 1 else PartitionSpec()
+    store = place(divide_store(make_store(), parts), NamedSharding(mesh, spec))
+    call, text = make_train_call(agent, SIZES, mesh, spec, form), ""
     inputs = store, units, texts, None, key, np.int32(UPDATES)
     if form == "shard_map":
         call = call.lower(state, *inputs).compile()
