@@ -61,11 +61,6 @@ def copied(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def divided(mesh: Mesh) -> NamedSharding:
-    """The first axis divided among the devices."""
-    return NamedSharding(mesh, PartitionSpec(DATA))
-
-
 def assemble(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
     """Arrays of which every host has its own part, as one array of all hosts."""
     sharding = NamedSharding(mesh, spec)

@@ -125,6 +125,8 @@ def seed_runs(config, run: Path, seeds: int) -> dict[Path, Any]:
         return {run: config}
     if config.text.lora_rank or config.text.soft_tokens:
         raise UserError("--seeds: runs that tune the LLM learn one at a time; start one for each seed")
+    if config.data.streaming:
+        raise UserError("--seeds: runs side by side share one store; with data.streaming start one for each seed")
     runs = {}
     for seed in range(config.seed, config.seed + seeds):
         runs[run / f"seed-{seed}"] = one = config.copy_and_resolve_references()

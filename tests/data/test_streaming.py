@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from llmdpd_jax.data.episode_files import STEPS_FILE, open_episode_files
-from llmdpd_jax.data.sampler import sample_batch
+from llmdpd_jax.data.sampler import BatchSizes, sample_batch
 from llmdpd_jax.data.store import load_split
-from llmdpd_jax.data.streaming import BatchSizes, BatchStream, make_draw, read_batch
+from llmdpd_jax.data.streaming import BatchStream, make_draw, read_batch
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.tasks.manifest import require_split
 
@@ -87,8 +87,7 @@ def cells(batch):
 def test_draws_are_distributed_as_those_of_the_store(batch, manifest):
     """Chi-square per degree of freedom (14 and 72 of them): about 1 for two samples of one distribution."""
     store = load_split(manifest, "train", progress=False).store
-    sizes = MANY.groups, MANY.group_size, MANY.prompt_length
-    drawn = jax.jit(lambda key: sample_batch(store, key, *sizes))(jax.random.key(0))
+    drawn = jax.jit(lambda keys: sample_batch(store, keys, MANY))(jax.random.split(jax.random.key(0), MANY.groups))
     for mine, theirs in zip(cells(batch), cells(drawn), strict=True):
         possible = mine + theirs > 0
         assert (mine[possible] > 0).all() and (theirs[possible] > 0).all()
@@ -126,7 +125,8 @@ def test_values_are_those_of_the_store_to_the_bit(write_tagged_tasks, tmp_path, 
         there = np.where(mask if there.ndim == 2 else mask[..., None], there, 0)
         np.testing.assert_array_equal(getattr(found.prompt, name), there)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(found)} == {"float32", "bool", "int32"}
-    expected = jax.eval_shape(lambda key: sample_batch(store, key, 300, 3, 4, chunk), jax.random.key(0))
+    keys = jax.random.split(jax.random.key(0), 300)
+    expected = jax.eval_shape(lambda keys: sample_batch(store, keys, sizes), keys)
     assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, expected)
     assert jax.tree.structure(found) == jax.tree.structure(expected)
 
@@ -204,7 +204,8 @@ import numpy as np
 
 from llmdpd_jax.bench.machine import peak_memory
 from llmdpd_jax.data.episode_files import open_episode_files
-from llmdpd_jax.data.streaming import BatchSizes, BatchStream
+from llmdpd_jax.data.sampler import BatchSizes
+from llmdpd_jax.data.streaming import BatchStream
 from llmdpd_jax.tasks.manifest import TaskEntry, TaskSplit
 
 path, cache, tasks = sys.argv[1:]
