@@ -141,11 +141,12 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--variant", default="", help="name of an ablation or baseline, kept in the results")
     sub.add_argument("--seed", type=int, default=0, help="of starts, prompts and noise")
     sub.add_argument("--workers", type=int, help="processes that step Gymnasium environments (default: by CPUs)")
+    add_devices(sub)
     sub.add_argument("--out", type=Path, help="folder of results.json and report.html (default: the run folder)")
 
     sub = add(sweep)
-    sub.add_argument("run", type=Path, help="run folder, or one checkpoint in it")
-    sub.add_argument("--manifest", type=Path, help="tasks.json (default: the one of the run)")
+    sub.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, or one checkpoint in it")
+    sub.add_argument("--manifest", type=Path, help="tasks.json (default: the one of each run)")
     sub.add_argument("--samplers", nargs="+", default=["ddim", "dpm_solver", "ancestral"], metavar="NAME")
     sub.add_argument("--steps", nargs="+", type=int, default=[1, 2, 3, 5], metavar="N", help="of each sampler")
     sub.add_argument("--text-guidance", nargs="+", type=float, default=[1.0], metavar="W", help="weights of the text")
@@ -153,6 +154,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--episodes", type=int, help="per task, prompt and wording (default: the run's config)")
     sub.add_argument("--seed", type=int, default=0, help="of starts, prompts and noise")
     sub.add_argument("--out", type=Path, required=True, help="folder of results.json and sweep.png")
+    add_devices(sub)
 
     sub = add(export)
     sub.add_argument("run", type=Path, help="run folder, or one checkpoint in it")
@@ -349,6 +351,7 @@ def evaluate(options) -> None:
     from llmdpd_jax.evaluation.figures import ROLLOUTS_FILE, write_rollouts
     from llmdpd_jax.evaluation.results import RESULTS_FILE, write_results
     from llmdpd_jax.evaluation.rollout import evaluate as run
+    from llmdpd_jax.parallel import is_leader
     from llmdpd_jax.policy import load_policy
     from llmdpd_jax.tasks.manifest import load_manifest
     from llmdpd_jax.training.checkpoint import find
@@ -367,7 +370,10 @@ def evaluate(options) -> None:
         variant=options.variant,
         seed=options.seed,
         workers=options.workers,
+        devices=options.devices,
     )
+    if not is_leader():
+        return
     out = options.out or find(options.run)[0]
     write_results(out / RESULTS_FILE, results)
     if rollouts is None:
@@ -378,28 +384,28 @@ def evaluate(options) -> None:
 
 
 def sweep(options) -> None:
-    """score samplers x steps x guidance weights in one compiled call; write results.json and sweep.png"""
+    """score runs x samplers x steps x guidance weights, a compiled call for each run; write results.json, sweep.png"""
     from llmdpd_jax.evaluation.figures import png, sweep_picture
-    from llmdpd_jax.evaluation.results import RESULTS_FILE, write_atomically, write_results
-    from llmdpd_jax.evaluation.sweep import sweep as run
-    from llmdpd_jax.policy import load_policy
-    from llmdpd_jax.tasks.manifest import load_manifest
+    from llmdpd_jax.evaluation.results import write_atomically
+    from llmdpd_jax.evaluation.sweep import sweep_runs
+    from llmdpd_jax.parallel import is_leader
 
-    policy = load_policy(options.run)
-    results = run(
-        policy,
-        load_manifest(options.manifest or policy.config.data.manifest),
+    results = sweep_runs(
+        options.runs,
+        options.out,
+        options.manifest,
         samplers=options.samplers,
         steps=options.steps,
         text_guidance=options.text_guidance,
         trajectory_guidance=options.trajectory_guidance,
         episodes=options.episodes,
         seed=options.seed,
+        devices=options.devices,
     )
-    write_results(options.out / RESULTS_FILE, results)
-    write_atomically(options.out / "sweep.png", png(sweep_picture(results.rows)))
-    _show(options.out, results)
-    print(f"figure:  {options.out / 'sweep.png'}")
+    if is_leader():
+        write_atomically(options.out / "sweep.png", png(sweep_picture(results.rows)))
+        _show(options.out, results)
+        print(f"figure:  {options.out / 'sweep.png'}")
 
 
 def export(options) -> None:

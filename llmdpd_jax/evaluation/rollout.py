@@ -1,6 +1,7 @@
 """Vectorised evaluation: every task, prompt and episode in one compiled rollout, or in Gymnasium environments."""
 
 import hashlib
+import math
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llmdpd_jax.agents.diffusion_ql import STUDENT, Context
 from llmdpd_jax.config import to_json
@@ -27,6 +29,7 @@ from llmdpd_jax.errors import UserError
 from llmdpd_jax.evaluation.figures import Rollouts
 from llmdpd_jax.evaluation.gymnasium_rollout import UNKNOWN, recover_environments, roll_out_in_gymnasium
 from llmdpd_jax.evaluation.results import PROMPTS, SPLITS, Results, Row
+from llmdpd_jax.parallel import DATA, copied, data_mesh, place
 from llmdpd_jax.policy import Policy
 from llmdpd_jax.tasks.environment import TaskEnv
 from llmdpd_jax.tasks.family import PlaneView, TaskFamily, TimeView, get_family
@@ -67,8 +70,12 @@ def make_rollout(
     steps: int | None,
     best_of: int = 1,
     execute: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Callable:
     """The compiled rollout of M settings x N tasks x E episodes; `execute` as for `Policy.steps_per_call`.
+
+    Args:
+      mesh: of the devices that the episodes are divided among; None: there is one. What is drawn is the same on any.
 
     Returns:
       `(params, guidance, text, trajectory, has_text, has_trajectory, parameters, key) -> (returns, observations)` for
@@ -79,7 +86,17 @@ def make_rollout(
     execute = policy.steps_per_call(execute)
     calls = -(-horizon // execute)
 
-    @jax.jit
+    # All that is asked and found is on every device, and on every host.
+    whole = None if mesh is None else copied(mesh)
+
+    def divide(rows: Array, count: int) -> Array:
+        """Rows [B, ...] of `count` episodes, divided among the devices; the first are repeated to make it even."""
+        if mesh is None:
+            return rows
+        rows = rows[jnp.arange(-(-count // mesh.size) * mesh.size) % count]
+        return jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, PartitionSpec(DATA)))
+
+    @partial(jax.jit, out_shardings=whole)
     def rollout(
         params: dict,
         guidance: Guidance | None,
@@ -94,12 +111,13 @@ def make_rollout(
         key_reset, key_act = jax.random.split(key)
 
         context = make_contexts(policy, params, text, trajectory, has_text, has_trajectory)
+        count = math.prod(batch)
         context, parameters = jax.tree.map(
-            lambda x: x.reshape(-1, x.shape[-1]),
+            lambda x: divide(x.reshape(-1, x.shape[-1]), count),
             (context, jnp.broadcast_to(parameters[:, None], (*batch, parameters.shape[-1]))),
         )
         # The same start in every setting, so that settings differ in nothing but what the policy is told.
-        keys = jnp.broadcast_to(jax.random.split(key_reset, batch[1:]), batch).reshape(-1)
+        keys = divide(jnp.broadcast_to(jax.random.split(key_reset, batch[1:]), batch).reshape(-1), count)
         start = jax.vmap(env.reset_task)(keys, parameters)
 
         def step(carry, action):
@@ -118,11 +136,16 @@ def make_rollout(
         running = jnp.ones(start.reward.shape, bool)
         _, steps_done = jax.lax.scan(call, (start, running), jax.random.split(key_act, calls))
         # Of the last call, the steps beyond the horizon do not count.
-        rewards, observations = (x.reshape(-1, *x.shape[2:])[:horizon] for x in steps_done)
-        observations = jnp.concatenate([start.obs[None], observations]).swapaxes(0, 1)
+        rewards, observations = (x.reshape(-1, *x.shape[2:])[:horizon, :count] for x in steps_done)
+        observations = jnp.concatenate([start.obs[None, :count], observations]).swapaxes(0, 1)
         return rewards.sum(axis=0).reshape(batch), observations.reshape(*batch, *observations.shape[1:])
 
     return rollout
+
+
+def on_all(arguments: Any, mesh: Mesh | None) -> Any:
+    """Arguments of a rollout on all devices of its mesh."""
+    return arguments if mesh is None else place(arguments, copied(mesh))
 
 
 def evaluation_family(manifest: Manifest) -> TaskFamily:
@@ -159,6 +182,7 @@ def evaluate(
     variant: str = "",
     seed: int = 0,
     workers: int | None = None,
+    devices: int = 0,
     progress: bool = True,
 ) -> tuple[Results, Rollouts | None]:
     """Scores a policy on all tasks of a manifest, told nothing, by text (seen and held-out wordings), trajectory, both.
@@ -173,6 +197,7 @@ def evaluate(
       variant: names an ablation or baseline in the rows.
       seed: of starts, prompts and noise.
       workers: processes that step Gymnasium environments; None takes as many as there are CPUs for.
+      devices: that a registered family is rolled out on, of all processes; 0 is all.
 
     Returns:
       The results, and the test tasks' rollouts to draw, if a family says how.
@@ -208,9 +233,10 @@ def evaluate(
     weighed = None if guidance == Guidance() else guidance
     given = ask(policy, manifest, episodes, seed, progress)
     if manifest.env is not None:
-        rollout = make_rollout(policy, family.make_env(), family.horizon, sampler, steps, best_of, execute)
+        mesh = data_mesh(devices) if jax.device_count() > 1 else None
+        rollout = make_rollout(policy, family.make_env(), family.horizon, sampler, steps, best_of, execute, mesh)
         parameters = family_parameters(family, given.tasks, manifest.where)
-        found = rollout(policy.params, weighed, *given.prompts, parameters, given.key)
+        found = rollout(*on_all((policy.params, weighed, *given.prompts, parameters, given.key), mesh))
         (returns, observations), success = jax.device_get(found), None
         rollouts = _test_rollouts(family, given.tasks, observations[: len(PROMPTS)])
     else:

@@ -1,9 +1,14 @@
 """Samplers x steps x guidance weights, all in one compiled rollout: what acting costs, and what it gains."""
 
+import hashlib
+import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +18,7 @@ from llmdpd_jax.diffusion.guidance import Guidance
 from llmdpd_jax.diffusion.samplers import TABLES, find_sampler, make_grid, stack_tables, walk
 from llmdpd_jax.diffusion.schedules import make_schedule
 from llmdpd_jax.errors import UserError
-from llmdpd_jax.evaluation.results import Results
+from llmdpd_jax.evaluation.results import RESULTS_FILE, Results, load_results, merge_results, write_results
 from llmdpd_jax.evaluation.rollout import (
     ask,
     evaluate,
@@ -22,10 +27,12 @@ from llmdpd_jax.evaluation.rollout import (
     make_results,
     make_rollout,
     of_chunk,
+    on_all,
     weights,
 )
-from llmdpd_jax.policy import Policy
-from llmdpd_jax.tasks.manifest import Manifest
+from llmdpd_jax.parallel import copied, data_mesh, is_leader, wait_for_all
+from llmdpd_jax.policy import Policy, load_policy
+from llmdpd_jax.tasks.manifest import Manifest, load_manifest
 
 
 def sweep(
@@ -38,6 +45,7 @@ def sweep(
     trajectory_guidance: Sequence[float] = (1.0,),
     episodes: int | None = None,
     seed: int = 0,
+    devices: int = 0,
     progress: bool = True,
 ) -> Results:
     """Scores every combination on all tasks, as `evaluate` does, with the same starts, prompts and noise.
@@ -67,8 +75,9 @@ def sweep(
 
     given = ask(policy, manifest, episodes, seed, progress)
     parameters = family_parameters(family, given.tasks, manifest.where)
+    mesh = data_mesh(devices) if jax.device_count() > 1 else None
 
-    @jax.jit
+    @partial(jax.jit, out_shardings=None if mesh is None else copied(mesh))
     def returns_of(params, tables, guidances, arguments):
         """[ways, guidances, M, N, E]."""
 
@@ -76,13 +85,13 @@ def sweep(
             def sampler(denoise, grid, key, x):
                 return walk(table, denoise, key, x)
 
-            rollout = make_rollout(policy, family.make_env(), family.horizon, sampler, None)
+            rollout = make_rollout(policy, family.make_env(), family.horizon, sampler, None, mesh=mesh)
             return rollout(params, None if plain else guidance, *arguments)[0]
 
         return jax.vmap(lambda table: jax.vmap(partial(one, table))(guidances))(tables)
 
     arguments = (*given.prompts, parameters, given.key)
-    returns = jax.device_get(returns_of(policy.params, tables, stacked, arguments))
+    returns = jax.device_get(returns_of(*on_all((policy.params, tables, stacked, arguments), mesh)))
     rows = []
     for (sampler, n), of_way in zip(ways, returns, strict=True):
         for guidance, found in zip(guidances, of_way, strict=True):
@@ -94,3 +103,39 @@ def sweep(
         )
         rows += student.rows
     return make_results(policy, manifest, rows, started)
+
+
+def sweep_runs(runs: Sequence[Path], out: Path, manifest: Path | None = None, **how: Any) -> Results:
+    """Sweeps over several runs or checkpoints into one `out/results.json`.
+
+    What is found of each is kept in `out/parts`, and not computed again: a sweep that was stopped goes on. Checkpoints
+    of one seed are told apart by their variant, which is the path as given.
+
+    Args:
+      manifest: of the tasks; None: of each run's own.
+      **how: as for `sweep`.
+
+    Raises:
+      UserError: as `sweep`; a run is given twice, or the runs are of different families.
+    """
+    policies = [load_policy(run) for run in runs]
+    paths = [str(policy.checkpoint.path) for policy in policies]
+    if len(set(paths)) < len(paths):
+        raise UserError(f"sweep: {max(paths, key=paths.count)} is given twice")
+    seeds = [policy.config.seed for policy in policies]
+    parts = []
+    for run, path, policy in zip(runs, paths, policies, strict=True):
+        asked = json.dumps([path, str(manifest), how], sort_keys=True)
+        file = out / "parts" / f"{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
+        if not file.exists():
+            found = sweep(policy, load_manifest(manifest or policy.config.data.manifest), **how)
+            if len(set(seeds)) < len(seeds):
+                found = replace(found, rows=tuple(replace(row, variant=str(run)) for row in found.rows))
+            if is_leader():
+                write_results(file, found)
+            wait_for_all("part of a sweep")
+        parts.append(load_results(file))
+    merged = merge_results(parts)
+    if is_leader():
+        write_results(out / RESULTS_FILE, merged)
+    return merged

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -18,7 +19,6 @@ from llmdpd_jax.agents.diffusion_ql import TrainState
 from llmdpd_jax.agents.llmdpd import Agent, make_agent
 from llmdpd_jax.config import from_json, to_json
 from llmdpd_jax.errors import UserError
-from llmdpd_jax.parallel import copied, data_mesh
 from llmdpd_jax.types import Array, Batch, Statistics, TextPrompt, TextStatistics, TrajectoryPrompt
 
 FORMAT = 3
@@ -173,16 +173,19 @@ def load(path: str | Path) -> Checkpoint:
         ) from error
     finally:
         reader.close()
-    statistics = restored.statistics
-    return Checkpoint(agent, config, restored.state, statistics["data"], statistics["text"], metadata, folder)
+    state, statistics = jax.tree.map(jax.numpy.asarray, (restored.state, restored.statistics))
+    return Checkpoint(agent, config, state, statistics["data"], statistics["text"], metadata, folder)
 
 
 def _on_this_device(template: Any) -> Any:
-    """The template with the default device for a place, or with all devices of several processes, which read as one.
+    """The template with the default device for a place: a checkpoint is read whatever devices wrote it.
 
-    A checkpoint is read whatever devices wrote it.
+    Of several processes each reads all of it, to NumPy arrays: Orbax has no other way to make arrays that are one
+    process's own.
     """
-    here = jax.numpy.zeros(()).sharding if jax.process_count() == 1 else copied(data_mesh())
+    if jax.process_count() > 1:
+        return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), template)
+    here = jax.numpy.zeros(()).sharding
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), template)
 
 

@@ -9,7 +9,8 @@ from llmdpd_jax import load_policy
 from llmdpd_jax.cli.main import main
 from llmdpd_jax.diffusion.guidance import Guidance
 from llmdpd_jax.errors import UserError
-from llmdpd_jax.evaluation.results import group_of
+from llmdpd_jax.evaluation import sweep as module
+from llmdpd_jax.evaluation.results import group_of, load_results
 from llmdpd_jax.evaluation.rollout import evaluate
 from llmdpd_jax.evaluation.sweep import sweep
 from llmdpd_jax.tasks.manifest import load_manifest
@@ -19,7 +20,13 @@ from llmdpd_jax.tasks.manifest import load_manifest
 def run(world):
     """A policy of chunks of two actions that has learned to answer different things, with a student."""
     out = world.folder / "swept"
-    changes = {"train__steps": 100, "train__log_every": 100, "agent__policy_improvement": "student", "agent__chunk": 2}
+    changes = {
+        "train__steps": 100,
+        "train__log_every": 100,
+        "train__checkpoint_every": 50,
+        "agent__policy_improvement": "student",
+        "agent__chunk": 2,
+    }
     assert main(["train", *world.config(**changes), f"--out={out}"]) == 0
     return out
 
@@ -52,6 +59,29 @@ def test_from_the_command_line(world, run, tmp_path, capsys):
     rows = json.loads((out / "results.json").read_text())["rows"]
     assert {row["sampler"] for row in rows} == {f"{way}, 2 of 2 actions" for way in ("ddim-1", "ddim-3", "student")}
     assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_are_swept_into_one_file_and_not_again(world, run, tmp_path, monkeypatch):
+    """Checkpoints of one seed are told apart; what was found before the sweep was stopped is kept."""
+    steps = sorted((run / "checkpoints").iterdir(), key=lambda folder: int(folder.name))[-2:]
+    how = {"samplers": ("ddim",), "steps": (1,), "episodes": 1, "progress": False}
+    calls, sweep_one = [], module.sweep
+
+    def once(policy, *arguments, **options):
+        calls.append(policy.checkpoint.path)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return sweep_one(policy, *arguments, **options)
+
+    monkeypatch.setattr(module, "sweep", once)
+    with pytest.raises(KeyboardInterrupt):
+        module.sweep_runs(steps, tmp_path, **how)
+    results = module.sweep_runs(steps, tmp_path, **how)
+    assert calls == [steps[0], steps[1], steps[1]]
+    assert {row.variant for row in results.rows} == set(map(str, steps))
+    assert load_results(tmp_path).rows == results.rows
+    with pytest.raises(UserError, match="is given twice"):
+        module.sweep_runs([steps[0], steps[0]], tmp_path, **how)
 
 
 def test_what_does_not_suit_the_policy(world, run):

@@ -1,0 +1,113 @@
+"""Several processes train, save, are killed, resume and evaluate as one."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from llmdpd_jax.cli.main import main
+from llmdpd_jax.training import checkpoint
+
+pytestmark = pytest.mark.slow
+
+
+def start(world, environment, count, *arguments):
+    """A job of `count` processes on this machine, that reach each other over loopback."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    environment = environment | world.environment() | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "llmdpd_jax", *arguments, f"--coordinator={address}", f"--num-processes={count}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return [subprocess.Popen([*command, f"--process-id={i}"], env=environment, **pipes) for i in range(count)]
+
+
+def finish(job, timeout=300):
+    """Waits for all; their output."""
+    outputs = [process.communicate(timeout=timeout)[0] for process in job]
+    assert [process.returncode for process in job] == [0] * len(job), "\n".join(outputs)
+    return outputs
+
+
+def params(run):
+    return checkpoint.load(run).state.params
+
+
+def apart(one, other):
+    return max(float(np.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True))
+
+
+@pytest.fixture
+def alone(world, tmp_path):
+    """A run of one process, with steps so small that rounding does not grow."""
+    run = tmp_path / "alone"
+    assert main(["train", *world.config(optimiser__learning_rate=1e-5), f"--out={run}"]) == 0
+    assert main(["evaluate", str(run)]) == 0
+    return run
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_train_and_evaluate_as_one(world, alone, tmp_path, subprocess_environment, count):
+    run = tmp_path / "run"
+    arguments = ["train", *world.config(optimiser__learning_rate=1e-5), f"--out={run}"]
+    outputs = finish(start(world, subprocess_environment, count, *arguments))
+    assert "trained to update 6" in outputs[0] and "trained to update" not in outputs[1]
+    assert apart(params(run), params(alone)) < 1e-5
+    assert (run / "metrics.csv").read_text().count("\n") == 4
+    finish(start(world, subprocess_environment, count, "evaluate", str(run)))
+    found, expected = (json.loads((one / "results.json").read_text())["rows"] for one in (run, alone))
+    assert len(found) == len(expected) > 0
+    for mine, theirs in zip(found, expected, strict=True):
+        assert [mine[name] for name in ("task", "prompt", "wording")] == [
+            theirs[name] for name in ("task", "prompt", "wording")
+        ]
+        np.testing.assert_allclose(mine["returns"], theirs["returns"], atol=0.05)
+
+
+def test_a_job_of_which_one_process_was_killed_goes_on_from_its_last_checkpoint(
+    world, tmp_path, subprocess_environment
+):
+    run = tmp_path / "run"
+    changes = {"train__steps": 4000, "train__checkpoint_every": 20, "train__log_every": 10}
+    arguments = ["train", *world.config(**changes), f"--out={run}"]
+    job = start(world, subprocess_environment, 2, *arguments)
+    try:
+        deadline = time.monotonic() + 240
+        while not (checkpoints := list((run / "checkpoints").glob("[0-9]*"))) and time.monotonic() < deadline:
+            assert job[0].poll() is None, job[0].communicate()[0]
+            time.sleep(0.1)
+        assert checkpoints
+        job[1].send_signal(signal.SIGKILL)
+        job[1].wait()
+        job[0].wait(timeout=200)  # it notices that the other is gone
+    finally:
+        for process in job:
+            process.kill()
+    reached = checkpoint.find(run)[1]
+    assert reached >= 20 and reached % 20 == 0
+    # The restarted job is of one process only: the number of devices does not matter.
+    process = start(world, subprocess_environment, 1, "train", f"--resume={run}")[0]
+    try:
+        deadline = time.monotonic() + 240
+        while checkpoint.find(run)[1] == reached and time.monotonic() < deadline:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        output = process.communicate(timeout=120)[0]
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "go on with: llmdpd train --resume" in output
+    assert checkpoint.find(run)[1] > reached
+
+
+def test_a_coordinator_alone_is_refused(capsys):
+    assert main(["train", "--out=x", "--coordinator=localhost:1"]) == 2
+    assert "give all three" in capsys.readouterr().err
+    assert main(["train", "--out=x", "--coordinator=localhost:1", "--num-processes=2", "--process-id=2"]) == 2
+    assert "--process-id: 2 is not one of 0 to 1" in capsys.readouterr().err
