@@ -78,6 +78,7 @@ def train(config, run: str | Path, devices: int = 0, seeds: int = 1) -> list[Pat
 
         sharding = given.encoder.replicated if given.llm_is_divided else copied(mesh)
         state, units, texts, key = place((state, given.units, given.texts, key), sharding)
+        text_units = place(given.text_units, sharding)
         llm = given.llm if given.llm is None or given.llm_is_divided else place(given.llm, sharding)
         sizes, spec = batch_sizes(given.config), PartitionSpec()
         if config.data.streaming:
@@ -101,7 +102,7 @@ def train(config, run: str | Path, devices: int = 0, seeds: int = 1) -> list[Pat
         def save(state: TrainState) -> None:
             for i, of_run in enumerate(managers):
                 one = jax.tree.map(lambda x, i=i: x[i], state) if seeds > 1 else state
-                checkpoint.save(of_run, one, given.units, given.text_units, metadata[i])
+                checkpoint.save(of_run, one, units, text_units, metadata[i])
 
         run_updates(
             call,
