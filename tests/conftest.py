@@ -22,10 +22,22 @@ from llmdpd_jax.cli.main import main
 from llmdpd_jax.tasks.manifest import load_manifest, save_manifest
 
 jax.config.update("jax_enable_compilation_cache", False)  # commands would fill the user's
+# Fast tests wait for the compiler, not for what it compiled (`optimised`, below).
+jax.config.update("jax_disable_most_optimizations", True)
 
 BOX = gym.spaces.Box(-1, 1, (2,), np.float32)
 OBSERVATION = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
 REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def optimised(request):
+    """Compiles as users do in tests that take their time anyway."""
+    slow = any(request.node.get_closest_marker(mark) for mark in ("slow", "parity", "weights"))
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", before and not slow)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture
