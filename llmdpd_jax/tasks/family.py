@@ -154,6 +154,8 @@ class TaskFamily:
 
 # By module and function name, so that listing families imports no environment.
 _FACTORIES: dict[str, str | Callable[[], TaskFamily]] = {
+    "ant_dir": "llmdpd_jax.tasks.ant_dir:ant_dir",
+    "ant_goal": "llmdpd_jax.tasks.ant_goal:ant_goal",
     "cheetah_vel": "llmdpd_jax.tasks.cheetah_vel:cheetah_vel",
     "maze": "llmdpd_jax.tasks.maze:maze",
     "point_robot": "llmdpd_jax.tasks.point_robot:point_robot",
