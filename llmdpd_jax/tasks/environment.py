@@ -14,7 +14,7 @@ with contextlib.redirect_stdout(io.StringIO()):  # Importing Brax prints warning
     from brax.base import System
     from brax.envs.base import Env, PipelineEnv, State, Wrapper
 
-__all__ = ["PipelineEnv", "State", "System", "TaskEnv", "Wrapper", "make_robot", "point_on"]
+__all__ = ["PipelineEnv", "State", "System", "TaskEnv", "Wrapper", "make_robot", "point_on", "unturned"]
 
 
 def make_robot(name: str, backend: str, **options) -> PipelineEnv:
@@ -42,6 +42,11 @@ def point_on(state: State, link: int, place: tuple[float, float, float]) -> jax.
         link: its index in the robot's model.
     """
     return state.x.pos[link] + math.rotate(jnp.array(place), state.x.rot[link])
+
+
+def unturned(vector: jax.Array, rotation: jax.Array) -> jax.Array:
+    """A vector `[3]` of the world in the frame of a body with the rotation `[4]`, a quaternion (w, x, y, z)."""
+    return math.inv_rotate(vector, rotation)
 
 
 class TaskEnv(Env):

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from llmdpd_jax.errors import UserError
-from llmdpd_jax.tasks.family import QUALITIES, Behaviour
+from llmdpd_jax.tasks.family import PLAIN, QUALITIES, Behaviour, Frame
 
 FOLDER = Path(__file__).parent / "expert_weights"
 LEAST_STD = 0.001  # of the actions before the tanh, as in Brax
@@ -27,7 +27,7 @@ LEAST_STD = 0.001  # of the actions before the tanh, as in Brax
 class Expert:
     """K snapshots of a Gaussian policy that is told the task parameters, squashed by tanh."""
 
-    mean: jax.Array  # [K, I] of the inputs: observation and task parameters
+    mean: jax.Array  # [K, I] of the inputs: observation and task parameters, as the family's `Frame` shows them
     std: jax.Array  # [K, I]
     kernels: tuple[jax.Array, ...]  # [K, in, out]; the last gives means and spreads of A actions
     biases: tuple[jax.Array, ...]  # [K, out]
@@ -59,7 +59,7 @@ class Traits:
     random: jax.Array  # true where actions are uniform
 
 
-def make_behaviour(expert: Expert, quality: str, drawn: bool = True) -> Behaviour:
+def make_behaviour(expert: Expert, quality: str, drawn: bool = True, frame: Frame = PLAIN) -> Behaviour:
     """The policy of one of QUALITIES: uniform actions, one snapshot, or several in turn.
 
     The last snapshot's actions are its likeliest; others are drawn, unless `drawn` is false.
@@ -79,9 +79,10 @@ def make_behaviour(expert: Expert, quality: str, drawn: bool = True) -> Behaviou
         return Traits(jnp.asarray(snapshot), noise, jnp.asarray(quality == "random"))
 
     def act(traits: Traits, parameters, observation, key) -> jax.Array:
-        mean, std = pre_action(expert, traits.snapshot, jnp.concatenate([observation, parameters]))
+        mean, std = pre_action(expert, traits.snapshot, frame.inputs(observation, parameters))
         key_normal, key_uniform = jax.random.split(key)
         learned = jnp.tanh(mean + traits.noise * std * jax.random.normal(key_normal, mean.shape))
+        learned = frame.action(observation, parameters, learned)
         return jnp.where(traits.random, jax.random.uniform(key_uniform, mean.shape, minval=-1.0), learned)
 
     return Behaviour(draw, act)
@@ -92,9 +93,9 @@ def expert_file(family: str) -> Path:
     return FOLDER / f"{family}.safetensors"
 
 
-def expert_behaviour(family: str, quality: str) -> Behaviour:
+def expert_behaviour(family: str, quality: str, frame: Frame = PLAIN) -> Behaviour:
     """The behaviour policy of a family whose expert comes with the package."""
-    return make_behaviour(load_expert(expert_file(family))[0], quality)
+    return make_behaviour(load_expert(expert_file(family))[0], quality, frame=frame)
 
 
 def save_expert(path: Path, expert: Expert, record: Mapping[str, Any]) -> None:

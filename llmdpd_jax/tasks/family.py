@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from llmdpd_jax.errors import UserError
@@ -48,6 +49,34 @@ class Behaviour:
 
     draw: Callable[[jax.Array, jax.Array, jax.Array], Any]
     act: Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def _told(observation: jax.Array, parameters: jax.Array) -> jax.Array:
+    """An observation `[O]` with the task parameters `[P]` behind it."""
+    return jnp.concatenate([observation, parameters])
+
+
+def _as_it_is(observation: jax.Array, parameters: jax.Array, action: jax.Array) -> jax.Array:
+    del observation, parameters
+    return action
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How a learned expert sees the tasks of a family and acts in them. Both functions handle one step; callers vmap.
+
+    What tasks have in common need not be learned anew for each: where a robot looks the same from several sides, the
+    expert may see it always from the same one. By default it is told observation and parameters as they are.
+
+    `inputs(observation[O], parameters[P]) -> inputs[I]` of the expert;
+    `action(observation[O], parameters[P], action[A]) -> action[A]` of the environment, for one of the expert.
+    """
+
+    inputs: Callable[[jax.Array, jax.Array], jax.Array] = _told
+    action: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] = _as_it_is
+
+
+PLAIN = Frame()
 
 
 @dataclass(frozen=True)
@@ -95,6 +124,7 @@ class TaskFamily:
     reference_episodes: int  # episodes that measure a task's random and expert reference
     view: PlaneView | TimeView | None = None
     expert: Path | None = None  # file of a learned expert: data logged by another one are other data
+    frame: Frame = PLAIN  # of a learned expert
 
     @property
     def observation_size(self) -> int:
@@ -124,6 +154,8 @@ class TaskFamily:
 
 # By module and function name, so that listing families imports no environment.
 _FACTORIES: dict[str, str | Callable[[], TaskFamily]] = {
+    "ant_dir": "llmdpd_jax.tasks.ant_dir:ant_dir",
+    "ant_goal": "llmdpd_jax.tasks.ant_goal:ant_goal",
     "cheetah_vel": "llmdpd_jax.tasks.cheetah_vel:cheetah_vel",
     "maze": "llmdpd_jax.tasks.maze:maze",
     "point_robot": "llmdpd_jax.tasks.point_robot:point_robot",

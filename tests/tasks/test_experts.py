@@ -1,5 +1,7 @@
 """Learned behaviour policies: the same actions as Brax's networks, and what each quality means."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from brax.training.agents.ppo import networks as ppo_networks
 
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.tasks.experts import Expert, load_expert, make_behaviour, pre_action, save_expert
-from llmdpd_jax.tasks.family import QUALITIES, family_names, get_family
+from llmdpd_jax.tasks.family import PLAIN, QUALITIES, Frame, family_names, get_family
 from llmdpd_jax.training import expert as training
 
 KEY = jax.random.key(0)
@@ -86,6 +88,24 @@ def test_a_spread_policy_is_drawn_from_unless_it_is_the_expert():
     assert np.all(acted(expert, "expert", count=9) == 0)
 
 
+def test_a_frame_decides_what_an_expert_sees_and_what_its_actions_are():
+    """Here it is told by how much the observation falls short, and acts mirrored; uniform actions are as they are."""
+    frame = Frame(lambda seen, told: told - seen, lambda seen, told, action: seen[0] * action[::-1])
+    expert = Expert(np.zeros((1, 2)), np.ones((1, 2)), (np.eye(2, 4)[None],), (np.array([[0, 0, -20.0, -20]]),), 0)
+    seen, told = jnp.array([0.5, 0.2]), jnp.array([0.8, 0.1])
+
+    def acted(quality, **options):
+        behaviour = make_behaviour(expert, quality, **options)
+        return behaviour.act(behaviour.draw(KEY, 0.0, told), told, seen, KEY)
+
+    np.testing.assert_allclose(acted("expert", frame=frame), 0.5 * np.tanh([-0.1, 0.3]), atol=1e-6)
+    np.testing.assert_array_equal(
+        acted("random", frame=frame), acted("random", frame=replace(frame, action=PLAIN.action))
+    )
+    np.testing.assert_array_equal(PLAIN.inputs(seen, told), jnp.concatenate([seen, told]))
+    np.testing.assert_array_equal(PLAIN.action(seen, told, told), told)
+
+
 def test_a_file_gives_back_what_was_written(tmp_path):
     expert = training.stack(looks(2)).replace(medium=1)
     save_expert(tmp_path / "new" / "a.safetensors", expert, {"family": "x", "steps": 12})
@@ -110,16 +130,13 @@ def test_shipped_experts_fit_their_families_and_say_how_they_came_to_be(name):
 
     family = get_family(name)
     expert, record = load_expert(FOLDER / f"{name}.safetensors")
-    assert expert.mean.shape == (training.SNAPSHOTS, family.observation_size + len(family.parameter_names))
+    seen, told = jnp.zeros(family.observation_size), jnp.zeros(len(family.parameter_names))
+    assert expert.mean.shape == (training.SNAPSHOTS, *family.frame.inputs(seen, told).shape)
     assert expert.kernels[-1].shape[-1] == 2 * family.action_size
     assert record["family"] == name and record["task"] is None and record["device"]
     means = {quality: np.mean(list(returns.values())) for quality, returns in record["returns"].items()}
     assert means["random"] < means["medium"] < means["expert"]
     assert set(record["returns"]["expert"]) == {task.name for task in family.tasks()}
-    action = make_behaviour(expert, "expert").act(
-        make_behaviour(expert, "expert").draw(KEY, 1.0, None),
-        jnp.zeros(len(family.parameter_names)),
-        jnp.zeros(family.observation_size),
-        KEY,
-    )
+    behaviour = family.behaviour("expert")
+    action = behaviour.act(behaviour.draw(KEY, 1.0, told), told, seen, KEY)
     assert np.isfinite(action).all() and np.abs(action).max() <= 1

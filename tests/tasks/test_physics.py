@@ -113,7 +113,7 @@ def test_cheetah_vel_tasks_are_fixed_and_distinct():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cheetah_vel", "reacher_goal"])
+@pytest.mark.parametrize("name", ["ant_dir", "ant_goal", "cheetah_vel", "reacher_goal"])
 def test_a_batch_of_robots_equals_single_ones(name):
     """Step by step from the same states: over many steps, contacts let what was rounded grow."""
     family = get_family(name)

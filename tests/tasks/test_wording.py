@@ -104,7 +104,7 @@ GROUPS = [field.name for field in dataclasses.fields(point_wordings())]
 ROUNDING = {"point": 0.006, "velocity": 0.051, "direction": 0.01}  # half a unit of the coarsest writing
 DRAWN = np.random.default_rng(0)
 EXAMPLES = {
-    "point": [(-1.0, 1.0), (0.0, -0.05), (0.31, -0.42), *DRAWN.uniform(-1, 1, (8, 2))],
+    "point": [(-1.0, 1.0), (0.0, -0.05), (0.31, -0.42), (-2.97, 0.38), *DRAWN.uniform(-1, 1, (8, 2))],
     "velocity": [0.0, 0.05, 3.0, *DRAWN.uniform(0, 3, 8)],
     "direction": [0.0, math.pi / 4, math.pi, 6.28, *DRAWN.uniform(0, 2 * math.pi, 12)],
 }

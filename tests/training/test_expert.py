@@ -4,15 +4,18 @@ import dataclasses
 import signal
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from brax.envs.wrappers.training import wrap
 from brax.training.acme import running_statistics
 
 from llmdpd_jax.cli.main import main
 from llmdpd_jax.data.collect import mean_returns
 from llmdpd_jax.tasks.experts import Expert, load_expert, make_behaviour
-from llmdpd_jax.tasks.family import get_family
+from llmdpd_jax.tasks.family import Frame, get_family
+from llmdpd_jax.tasks.point_robot import STEP
 from llmdpd_jax.training import expert as training
 
 
@@ -65,6 +68,24 @@ def test_no_snapshot_is_later_than_the_best(monkeypatch):
         curve[1] - (curve[0] + curve[2]) / 2
     )
     np.testing.assert_array_equal(expert.kernels[-1][1], learner.kernels[-1][1])
+
+
+def test_a_learner_sees_and_acts_by_the_familys_frame():
+    """It is told what is missing to the goal, and its actions depend on where it is; also after Brax starts anew."""
+    family = get_family("point_robot")
+    frame = Frame(
+        lambda seen, told: jnp.append(told - seen, 7.0), lambda seen, told, action: told * seen + action[::-1]
+    )
+    goal = jnp.array([0.5, -0.25])
+    env = wrap(training.Told(family.make_env(), frame, goal), episode_length=2)
+    assert training.Told(family.make_env(), frame).observation_size == 3
+    state = jax.jit(env.reset)(jax.random.split(jax.random.PRNGKey(0), 1))  # of the kind that Brax takes
+    np.testing.assert_array_equal(state.obs, [[0.5, -0.25, 7.0]])
+    place = np.zeros(2)
+    for steps in (1, 2, 3):
+        state = jax.jit(env.step)(state, jnp.array([[0.2, 0.6]]))
+        place = np.zeros(2) if steps == 2 else place + STEP * (goal * place + np.array([0.6, 0.2]))
+        np.testing.assert_allclose(state.obs[0, :2], goal - place, atol=1e-6)
 
 
 @pytest.mark.slow
