@@ -111,6 +111,7 @@ def default_config() -> ml_collections.ConfigDict:
     train.steps = 12_000  # updates
     train.distill_from = ""  # a run whose policy a student is distilled from; nothing else learns (`llmdpd distill`)
     train.form = "shard_map"  # how an update is divided among devices: shard_map, or pmap (for forks that build on it)
+    train.on_nonfinite = "stop"  # an update whose loss or gradient is not finite stops the run, or is left out: "skip"
     train.log_every = 250  # updates per compiled call and per line of metrics
     train.checkpoint_every = 3_000  # updates per checkpoint
     train.keep_checkpoints = 2  # newest ones kept
@@ -212,6 +213,7 @@ _CHOICES = {
     "diffusion.loss_weights": LOSS_WEIGHTS,
     "agent.policy_improvement": POLICY_IMPROVEMENTS,
     "train.form": FORMS,
+    "train.on_nonfinite": ("stop", "skip"),
     "evaluation.sampler": ("auto", *SAMPLERS, STUDENT),
 }
 # Least and largest value of a field; whatever is not listed may be any finite number of zero or more.

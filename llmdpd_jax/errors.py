@@ -1,4 +1,17 @@
-"""The one exception that means "the user can mend this"."""
+"""The one exception that means "the user can mend this", and what tells a full memory or disk from other errors."""
+
+import errno
+
+# Of a file that cannot be written, through no fault of what is written.
+_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+# The same, in the words of libraries that keep no number (Orbax's writer, HDF5).
+_NOT_WRITABLE_WORDS = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "File too large",
+    "Permission denied",
+    "Read-only file system",
+)
 
 
 class UserError(ValueError):
@@ -6,3 +19,21 @@ class UserError(ValueError):
 
     The command line prints the message alone, without a traceback, and exits with status 2.
     """
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the host or of a device is what an error is about."""
+    if isinstance(error, MemoryError):
+        return True
+    # Known by its name: this module is imported where JAX may be missing.
+    of_jax = any(kind.__name__ in ("JaxRuntimeError", "XlaRuntimeError") for kind in type(error).__mro__)
+    return of_jax and ("RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower())
+
+
+def why_not_writable(error: BaseException) -> str | None:
+    """Why a file could not be written, in a few words, if that is what an error is about: disk full, no permission."""
+    if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    # Libraries wrap the error that a disk gave them, or chain theirs to it.
+    found = [words for words in _NOT_WRITABLE_WORDS if words in str(error)]
+    return found[0] if found else None

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmdpd_jax.errors import UserError
+from llmdpd_jax.errors import UserError, out_of_memory, why_not_writable
 
 _GUIDANCE = ("text_guidance", "trajectory_guidance", "critic_guidance")
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command in (collect, expert, embed, train, distill, evaluate, sweep, export):
             keep_compiled()
-        if options.command in (train, evaluate, sweep):
+        if hasattr(options, "coordinator"):
             join(options)
         return options.command(options) or 0
     except UserError as error:
@@ -34,6 +34,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(str(stop) or "stopped", file=sys.stderr)
         return 130
+    except Exception as error:
+        message = explain_limits(options.command.__name__, error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 2
+
+
+def explain_limits(command: str, error: Exception) -> str | None:
+    """What to do where memory or disk do not suffice; None: the error is about neither."""
+    if out_of_memory(error):
+        lower = {
+            "evaluate": "Lower --episodes or --best-of; in Gymnasium environments also --workers",
+            "sweep": "Lower --episodes, or name fewer samplers, steps or weights: all are scored at once",
+            "embed": "Lower --batch-tokens",
+            "export": "Lower --best-of",
+        }
+        hint = lower.get(command, "Choose a smaller setting")
+        return f"{command}: ran out of memory ({(str(error) or 'host memory').splitlines()[0][:300]}). {hint}"
+    reason = why_not_writable(error)
+    if reason is not None:
+        return f"{command}: cannot write ({reason}). Files that were there before are as they were; run it again"
+    return None
 
 
 def keep_compiled() -> None:

@@ -3,8 +3,13 @@
 runs/x/checkpoints/<step>/state       the whole TrainState (exact resume)
                           statistics  units of data and text
                           metadata    config, shapes, task family, identity of the text encoder (JSON)
+
+The metadata also hold a hash of everything: Orbax does not notice a flipped bit in an array.
 """
 
+import contextlib
+import hashlib
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,6 +65,19 @@ def make_metadata(
     }
 
 
+def digest(tree: Any) -> str:
+    """SHA-256 over every array of a tree: two with the same digest hold the same numbers."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        found.update(f"{leaf.shape}{leaf.dtype}".encode())
+        found.update(np.ascontiguousarray(leaf))
+    return found.hexdigest()
+
+
+def _text_digest(metadata: dict) -> str:
+    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
+
+
 def example_inputs(metadata: dict) -> tuple[Batch, TextPrompt]:
     """Inputs of the right shapes, to initialise an agent's networks with."""
     observation_size, action_size = metadata["observation_size"], metadata["action_size"]
@@ -109,11 +127,14 @@ def save(checkpoints: ocp.CheckpointManager, state, statistics, text_statistics,
     step = int(state.step)
     if step in checkpoints.all_steps():
         return
+    units = {"data": statistics, "text": text_statistics}
+    digests = {"metadata": _text_digest(metadata), "state": digest(state), "statistics": digest(units)}
+    metadata = metadata | {"digests": digests}
     checkpoints.save(
         step,
         args=ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            statistics=ocp.args.StandardSave({"data": statistics, "text": text_statistics}),
+            statistics=ocp.args.StandardSave(units),
             metadata=ocp.args.JsonSave(metadata),
         ),
     )
@@ -142,17 +163,47 @@ def load(path: str | Path) -> Checkpoint:
     """Loads the newest checkpoint of a run, or the one named.
 
     Raises:
-      UserError: missing, truncated or foreign checkpoint; the message names it.
+      UserError: missing, damaged or foreign checkpoint; the message names it, and the newest one before it that is
+        whole. None is taken in its place: the updates since would be lost unnoticed.
     """
     run, step = find(path)
+    try:
+        return _read(run, step)
+    except _Damaged as error:
+        raise UserError(f"{error}. {_what_is_left(run, step)}") from error
+
+
+class _Damaged(UserError):
+    """A checkpoint that is there and cannot be used."""
+
+
+def _what_is_left(run: Path, step: int) -> str:
+    """What can be done without the checkpoint of this step."""
+    folder = run / "checkpoints"
+    steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
+    for older in sorted((other for other in steps if other < step), reverse=True):
+        with contextlib.suppress(_Damaged):
+            _read(run, older)
+            return (
+                f"The checkpoint of update {older} is whole: name it ({folder / str(older)}), or go on from it with: "
+                f"rm -r {folder / str(step)} && llmdpd train --resume={run}"
+            )
+    return f"No older checkpoint of the run is whole; to train it anew: rm -r {folder} && llmdpd train --resume={run}"
+
+
+def _read(run: Path, step: int) -> Checkpoint:
+    """The checkpoint of a step. Raises `_Damaged`, or UserError if it is of another version."""
     folder = run / "checkpoints" / str(step)
     reader = ocp.CheckpointManager((run / "checkpoints").absolute())
     try:
         metadata = reader.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore())).metadata
     except Exception as error:
-        raise UserError(f"{folder}: damaged or not written by llmdpd: {_first_line(error)}") from error
+        raise _Damaged(f"{folder}: damaged or not written by llmdpd: {_first_line(error)}") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise UserError(f"{folder}: not a checkpoint of this version of llmdpd_jax (format {FORMAT} expected)")
+    expected = metadata.pop("digests", None)  # checkpoints of earlier versions have none
+    if expected is not None and _text_digest(metadata) != expected.get("metadata"):
+        raise _Damaged(f"{folder}: damaged: metadata are not what was saved, by their hash")
     config = from_json(metadata["config"], str(folder))
     agent = make_agent(config, metadata["observation_size"], metadata["action_size"])
     sizes = metadata["observation_size"], metadata["action_size"], metadata["llm_width"], metadata["text_width"]
@@ -167,13 +218,13 @@ def load(path: str | Path) -> Checkpoint:
     try:
         restored = reader.restore(step, args=template)
     except Exception as error:
-        raise UserError(
-            f"{folder}: damaged, or its networks differ from its config: {_first_line(error)}. "
-            f"Older checkpoints of the run can be named: {run}/checkpoints/<step>"
-        ) from error
+        raise _Damaged(f"{folder}: damaged, or its networks differ from its config: {_first_line(error)}") from error
     finally:
         reader.close()
     state, statistics = jax.tree.map(jax.numpy.asarray, (restored.state, restored.statistics))
+    for name, part in {"state": state, "statistics": statistics}.items():
+        if expected is not None and digest(part) != expected.get(name):
+            raise _Damaged(f"{folder}: damaged: {name} is not what was saved, by its hash")
     return Checkpoint(agent, config, state, statistics["data"], statistics["text"], metadata, folder)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from llmdpd_jax.agents.diffusion_ql import TrainState
@@ -22,9 +22,13 @@ from llmdpd_jax.errors import UserError
 from llmdpd_jax.parallel import DATA, any_process, assemble, copied, data_mesh, is_leader, place, wait_for_all
 from llmdpd_jax.training import checkpoint
 from llmdpd_jax.training.interrupt import Interrupt, console
+from llmdpd_jax.training.limits import describe_sizes, disk_for_runs, memory_for_preparation, memory_for_training
+from llmdpd_jax.training.lock import check_unlocked, run_lock
 from llmdpd_jax.training.metrics import MetricsWriter
-from llmdpd_jax.training.preparation import check_devices, check_run_folder, prepare, run_keys, taught
-from llmdpd_jax.training.step import batch_sizes, make_train_call
+from llmdpd_jax.training.nonfinite import BATCH_FILE, describe_batch, write_batch
+from llmdpd_jax.training.preparation import Given, check_devices, check_run_folder, prepare, run_keys, taught
+from llmdpd_jax.training.step import FIRST_BAD, SKIPPED, batch_sizes, join_metrics, make_train_call
+from llmdpd_jax.types import Store
 
 
 def train(config, run: str | Path, devices: int = 0, seeds: int = 1) -> list[Path]:
@@ -44,20 +48,40 @@ def train(config, run: str | Path, devices: int = 0, seeds: int = 1) -> list[Pat
 
     Raises:
       UserError: anything in config, manifest, data or weights that training could stumble over later, before it starts;
-        a loss that is no longer finite.
+        an update that is not finite, unless `train.on_nonfinite` leaves it out;
+        another process that trains in the folder; no memory or no room on disk left.
       KeyboardInterrupt: after SIGINT or SIGTERM, with the checkpoint written.
     """
     # Everything that can be wrong is found here, cheap checks first, before anything is written.
     check_config(config)
-    runs = seed_runs(config, Path(run), seeds)
+    run = Path(run)
+    runs = seed_runs(config, run, seeds)
     for folder, one in runs.items():
         check_run_folder(one, folder)
+        check_unlocked(folder)
     mesh = data_mesh(devices)
     check_devices(config, mesh)
-    given = prepare(config)
-    store = None if config.data.streaming else divide_store(given.data.store, config.data.parts)
-    make_folders(runs)
+    with memory_for_preparation():
+        given = prepare(config)
+        store = None if config.data.streaming else divide_store(given.data.store, config.data.parts)
+    with disk_for_runs(run, list(runs)):
+        make_folders(runs)
+        with contextlib.ExitStack() as stack:
+            for folder in runs:
+                stack.enter_context(run_lock(folder))
+            train_given(given, store, run, runs, mesh)
+    return list(runs)
 
+
+def train_given(given: Given, store: Store | None, run: Path, runs: dict[Path, Any], mesh: Mesh) -> None:
+    """The runs of all seeds, once all that can be wrong was looked at and their folders are there.
+
+    Args:
+      store: in parts; None: batches are streamed.
+      run: the folder that was named.
+      runs: every seed's folder and config, as `seed_runs` gives them.
+    """
+    config = given.config
     # An LLM that is too large for a copy on each device is divided among them, and they work on the same groups.
     axis = None if mesh.size == 1 or given.llm_is_divided else DATA
     agent = make_agent(given.config, given.data.observation_size, given.data.action_size, axis)
@@ -76,6 +100,12 @@ def train(config, run: str | Path, devices: int = 0, seeds: int = 1) -> list[Pat
             states = [one.state for one in restored]
         state, key = side_by_side(states), side_by_side([run_keys(one.seed)[1] for one in runs.values()])
 
+        def sizes_in_memory() -> str:
+            places = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+            inputs = places, store, *arguments, np.int32(1)
+            return describe_sizes(store, state, lambda: train_call.lower(*inputs).compile())
+
+        stack.enter_context(memory_for_training(sizes_in_memory))
         sharding = given.encoder.replicated if given.llm_is_divided else copied(mesh)
         state, units, texts, key = place((state, given.units, given.texts, key), sharding)
         text_units = place(given.text_units, sharding)
@@ -85,7 +115,8 @@ def train(config, run: str | Path, devices: int = 0, seeds: int = 1) -> list[Pat
             spec = PartitionSpec(None, DATA) if axis else spec
         elif config.data.parts > 1 and axis:
             spec = PartitionSpec(DATA)
-        train_call = make_train_call(agent, sizes, mesh if axis else None, spec, config.train.form, sharding)
+        skip = config.train.on_nonfinite == "skip"
+        train_call = make_train_call(agent, sizes, mesh if axis else None, spec, config.train.form, sharding, skip)
         arguments = units, texts, llm, key
         if config.data.streaming:
             hosts = (jax.process_index(), jax.process_count()) if axis else (0, 1)
@@ -101,17 +132,24 @@ def train(config, run: str | Path, devices: int = 0, seeds: int = 1) -> list[Pat
 
         def save(state: TrainState) -> None:
             for i, of_run in enumerate(managers):
-                one = jax.tree.map(lambda x, i=i: x[i], state) if seeds > 1 else state
+                one = jax.tree.map(lambda x, i=i: x[i], state) if len(runs) > 1 else state
                 checkpoint.save(of_run, one, units, text_units, metadata[i])
 
-        run_updates(
-            call,
-            state,
-            config.train,
-            list(runs),
-            save,
-        )
-    return list(runs)
+        def explain(number: int, step: int, metrics: list[str]) -> str:
+            """What was wrong with the update after `step` others of one of the runs."""
+            folder, of_run = list(runs)[number], managers[number]
+            batch, groups = describe_batch(given, config.seed + number, step)
+            if is_leader():
+                write_batch(folder, step + 1, metrics, groups)
+            of_run.wait_until_finished()
+            kept = of_run.latest_step()
+            return (
+                f"{folder}: {', '.join(metrics) or 'losses'} not finite in update {step + 1}; {batch} (all of it: "
+                f"{folder / BATCH_FILE}). "
+                + ("No checkpoint was written yet" if kept is None else f"The checkpoint of update {kept} is intact")
+            )
+
+        run_updates(call, state, config.train, list(runs), save, explain)
 
 
 def seed_runs(config, run: Path, seeds: int) -> dict[Path, Any]:
@@ -160,16 +198,16 @@ def streamed_call(
     count: int,
 ) -> tuple[TrainState, dict]:
     """`count` updates from a stream, at most `room` of them in a compiled call: `(state, metrics)` as of one call."""
-    total, previous, left = None, None, int(count)
+    parts, counts, left = [], [], int(count)
     while left:
         some = min(room, left)
         batches = where(stream.take(some, room))
-        jax.block_until_ready(previous)  # a call that computes and one that waits: else batches would pile up
-        state, previous = train_call(state, batches, *arguments, np.int32(some))
-        part = jax.tree.map(lambda x, share=some / int(count): x * share, previous)
-        total = part if total is None else jax.tree.map(jnp.add, total, part)
+        jax.block_until_ready(parts[-1:])  # a call that computes and one that waits: else batches would pile up
+        state, part = train_call(state, batches, *arguments, np.int32(some))
+        parts.append(part)
+        counts.append(some)
         left -= some
-    return state, total
+    return state, join_metrics(parts, counts)
 
 
 def newest_common_step(managers: Sequence) -> int | None:
@@ -179,7 +217,12 @@ def newest_common_step(managers: Sequence) -> int | None:
 
 
 def run_updates(
-    call: Callable, state: TrainState, settings, runs: Sequence[Path], save: Callable[[TrainState], None]
+    call: Callable,
+    state: TrainState,
+    settings,
+    runs: Sequence[Path],
+    save: Callable[[TrainState], None],
+    explain: Callable[[int, int, list[str]], str],
 ) -> None:
     """Calls until `settings.steps` updates are done; logs every call, saves at checkpoints, at the end and on a signal.
 
@@ -190,6 +233,11 @@ def run_updates(
       settings: the `train` section of a config.
       runs: folders, of which the leader writes the metrics.
       save: writes checkpoints of a state.
+      explain: `(run, step, metrics) -> message` on the update after `step` others of the run with this number, the
+        first that was not finite, and on those of its metrics that were not.
+
+    Raises:
+      UserError: an update was not finite, or all updates of a call were not where such are left out.
     """
     step, pending = int(np.ravel(state.step)[0]), None
     columns = (
@@ -212,16 +260,20 @@ def run_updates(
         def fetch(pending):
             step, count, metrics, started = pending
             metrics = {name: np.atleast_1d(values) for name, values in jax.device_get(metrics).items()}
+            first_bad = metrics.pop(FIRST_BAD)
             rate = count * len(runs) / (time.monotonic() - started)
             for i, writer in enumerate(writers):
                 writer.write(step, {name: float(values[i]) for name, values in metrics.items()})
-            for i, run in enumerate(runs):
-                bad = [name for name, values in metrics.items() if not np.isfinite(values[i])]
-                if bad:
-                    raise UserError(
-                        f"{run}: {', '.join(bad)} not finite between updates {step - count} and {step}; the last "
-                        "checkpoint is intact. Try a smaller optimiser.learning_rate or agent.eta"
-                    )
+            for i, first in enumerate(first_bad):
+                skipped = metrics[SKIPPED][i] if SKIPPED in metrics else 0
+                if first >= 0 and skipped in (0, count):
+                    bad = [name for name, values in metrics.items() if not np.isfinite(values[i])]
+                    hint = "Try a smaller optimiser.learning_rate or agent.eta"
+                    if skipped:
+                        hint = f"So it was with all updates to {step}, and leaving them out does not help. {hint}"
+                    else:
+                        hint += ', or train.on_nonfinite="skip" to leave such updates out'
+                    raise UserError(f"{explain(i, int(first), bad)}. {hint}")
             means = {name.removeprefix("loss/"): v.mean() for name, v in metrics.items() if name.startswith("loss/")}
             losses = " ".join(f"{name} {mean:.3g}" for name, mean in means.items())
             bar.update(task, completed=step, rate=f"{rate:.0f}/s", losses=losses)

@@ -1,16 +1,20 @@
 """Metrics of a training run on disk: `metrics.csv` for people and reports, event files for TensorBoard."""
 
 import csv
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from llmdpd_jax.errors import UserError
 
 METRICS_FILE = "metrics.csv"
 TENSORBOARD_FOLDER = "tensorboard"
+_FLUSH_S = 30.0  # seconds after which TensorBoard sees what was written
 
 
 class MetricsWriter:
@@ -40,7 +44,14 @@ class MetricsWriter:
         # TensorBoard hides what earlier event files of the folder hold from `purge_step` on.
         # The suffix keeps files apart that start within one second: their names hold the time in seconds.
         first = last_kept + 1
-        self._events = SummaryWriter(str(run / TENSORBOARD_FOLDER), purge_step=first, filename_suffix=f".{first}")
+        # Not by tensorboardX's SummaryWriter: its thread dies of a full disk, and the run would wait for it for ever.
+        folder = run / TENSORBOARD_FOLDER
+        folder.mkdir(exist_ok=True)
+        self._events = EventsWriter(str(folder / "events"), f".{first}")
+        self._events.write_event(
+            Event(wall_time=time.time(), step=first, session_log=SessionLog(status=SessionLog.START))
+        )
+        self._flushed = 0.0
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one row. Values are taken by `float`, so an array still being computed would be waited for."""
@@ -55,11 +66,16 @@ class MetricsWriter:
         self._file.flush()
         for name, value in row.items():
             if name != "step":
-                self._events.add_scalar(name, value, step)
+                self._events.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+        if time.monotonic() - self._flushed > _FLUSH_S:
+            self._events.flush()
+            self._flushed = time.monotonic()
 
     def close(self) -> None:
-        self._file.close()
-        self._events.close()
+        try:
+            self._file.close()
+        finally:
+            self._events.close()
 
     def __enter__(self) -> "MetricsWriter":
         return self

@@ -1,6 +1,5 @@
 """What a training run is given: data, descriptions and settings, with everything that can be wrong found beforehand."""
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from llmdpd_jax.prompts.cache import cached_prompts
 from llmdpd_jax.prompts.table import TextTable, make_table, normalise_table, text_statistics
 from llmdpd_jax.tasks.manifest import TaskSplit, load_manifest, require_split
 from llmdpd_jax.training import checkpoint
-from llmdpd_jax.types import Array, Statistics, Store, TextStatistics
+from llmdpd_jax.types import Array, Statistics, TextStatistics
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def prepare(config) -> Given:
     if config.data.streaming:
         units, digest = data.statistics, data.digest
     else:
-        units, digest = statistics(data), store_digest(data.store)
+        units, digest = statistics(data), checkpoint.digest(data.store)
     units = teacher.statistics if teacher else units
     about_data = {"family": manifest.family, "horizon": manifest.horizon, "digest": digest}
     return Given(config, data, units, texts, text_units, encoder, llm, tuning, teacher, about_data)
@@ -107,15 +106,6 @@ def automatic_discount(lengths: np.ndarray) -> float:
     lengths [E], in steps.
     """
     return float(np.clip(1.0 - 2.0 / np.mean(lengths), 0.9, 0.99))
-
-
-def store_digest(store: Store) -> str:
-    """SHA-256 over every array of the store: two stores with the same digest hold the same data."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(store):
-        digest.update(f"{leaf.shape}{leaf.dtype}".encode())
-        digest.update(np.ascontiguousarray(leaf))
-    return digest.hexdigest()
 
 
 def check_descriptions(split: TaskSplit) -> None:

@@ -4,7 +4,7 @@ One function is one device's share of an update. It is run as it is on one devic
 mesh, or by `pmap`; all give the same numbers up to the order of sums, for what a group draws depends on no device.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -23,6 +23,8 @@ from llmdpd_jax.prompts.table import TextTable, sample_text
 from llmdpd_jax.types import Array, Batch, Statistics, Store
 
 COPIED = PartitionSpec()
+FIRST_BAD = "first_bad"  # among the metrics of a call: `state.step` before its first update that was not finite, or -1
+SKIPPED = "skipped"  # ... and how many of its updates were left out, where such updates are
 Source = Store | Batch
 """Where batches come from: a store in parts [P, ...] (`divide_store`), or batches of the coming updates [K, G, ...]."""
 
@@ -31,6 +33,15 @@ def batch_sizes(config) -> BatchSizes:
     """Those of a config whose automatic fields are resolved."""
     data, agent = config.data, config.agent
     return BatchSizes(data.groups, data.group_size, data.prompt_length, agent.chunk, agent.discount)
+
+
+def batch_keys(key: Array, step: Array, groups: Array) -> Array:
+    """Keys of the groups int [G] of the batch after `step` updates, [3, G]: for transitions, texts and the losses.
+
+    They depend only on the run's key, the step and the group's number in the batch: a resumed run draws the same
+    batches, on whatever number of devices.
+    """
+    return draws.split(draws.fold_each(jax.random.fold_in(key, step), groups), 3)
 
 
 def draw_batch(source: Source, sizes: BatchSizes, number: Array, keys: Array) -> Batch:
@@ -52,8 +63,7 @@ def make_update(agent: Agent, sizes: BatchSizes, axis: str | None = None) -> Cal
 
     Returns:
       `(state, number, source, statistics, texts, llm, key) -> (state, metrics)`, with the number of the update in the
-      call. The key of a group depends only on the run's key, the step and the group's number in the batch: a resumed
-      run draws the same batches, on whatever number of devices.
+      call.
     """
 
     def update(
@@ -65,12 +75,29 @@ def make_update(agent: Agent, sizes: BatchSizes, axis: str | None = None) -> Cal
         llm: FrozenLLM | None,
         key: Array,
     ) -> tuple[TrainState, dict[str, Array]]:
-        keys = draws.fold_each(jax.random.fold_in(key, state.step), share_across(axis, sizes.groups))
-        key_batch, key_text, key_update = draws.split(keys, 3)
+        key_batch, key_text, key_update = batch_keys(key, state.step, share_across(axis, sizes.groups))
         batch = normalise_batch(statistics, draw_batch(source, sizes, number, key_batch))
         return agent.update(state, batch, sample_text(texts, key_text, batch.task_id), key_update, llm)
 
     return update
+
+
+def watch(update: Callable, skip: bool) -> Callable:
+    """The update, which also says whether it was finite: `(state, metrics, finite [])`.
+
+    It was if its metrics are, the norm of the gradient among them. With `skip` one that was not leaves of the state all
+    but the step as it was: the next one draws another batch.
+    """
+
+    def watched(state: TrainState, *inputs) -> tuple[TrainState, dict[str, Array], Array]:
+        after, metrics = update(state, *inputs)
+        finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
+        if skip:
+            kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+            after = kept.replace(step=after.step)
+        return after, metrics, finite
+
+    return watched
 
 
 def make_train_call(
@@ -80,6 +107,7 @@ def make_train_call(
     source: PartitionSpec = COPIED,
     form: str = "shard_map",
     sharding: Sharding | None = None,
+    skip: bool = False,
 ) -> Callable:
     """The compiled call.
 
@@ -89,15 +117,17 @@ def make_train_call(
       source: how the source of batches lies on the devices of the mesh.
       form: one of `parallel.FORMS`; with pmap the source has to be copied to each device.
       sharding: without a mesh, of the state and the metrics that come back; None: the default device.
+      skip: updates that are not finite are left out.
 
     Returns:
       `(state, source, statistics, texts, llm, key, count) -> (state, metrics)`: `count` updates (traced, so that a
-      shorter last call compiles nothing) and the means of their metrics. The state is donated. Of a state with leading
-      axes [N] and as many keys, N runs learn side by side from the same data. `llm` is the one that is tuned, None if
-      it is frozen.
+      shorter last call compiles nothing) and the means of their metrics, with FIRST_BAD and, of calls that skip,
+      SKIPPED among them. Where none are skipped the means end with the first update that was not finite: what follows
+      it would hide which metrics were not. The state is donated. Of a state with leading axes [N] and as many keys, N
+      runs learn side by side from the same data. `llm` is the one that is tuned, None if it is frozen.
     """
     many = mesh is not None and mesh.size > 1
-    one_update = make_update(agent, sizes, DATA if many else None)
+    one_update = watch(make_update(agent, sizes, DATA if many else None), skip)
 
     def updates(state, *inputs):
         *inputs, count = inputs
@@ -106,14 +136,20 @@ def make_train_call(
             update = jax.vmap(one_update, in_axes=(0, None, None, None, None, None, 0))
 
         def body(number, carry):
-            state, sums = carry
-            state, metrics = update(state, number, *inputs)
-            return state, jax.tree.map(jnp.add, sums, metrics)
+            state, sums, taken, first_bad = carry
+            step = state.step
+            state, metrics, finite = update(state, number, *inputs)
+            counts = finite if skip else first_bad < 0
+            sums = jax.tree.map(lambda total, x: total + jnp.where(counts, x, 0.0), sums, metrics)
+            first_bad = jnp.where(finite | (first_bad >= 0), first_bad, step)
+            return state, sums, taken + counts, first_bad
 
         shapes = jax.eval_shape(update, state, count, *inputs)[1]
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        state, sums = jax.lax.fori_loop(0, count, body, (state, zeros))
-        return state, jax.tree.map(lambda x: x / count, sums)
+        start = state, zeros, jnp.zeros(state.step.shape, jnp.int32), jnp.full(state.step.shape, -1, jnp.int32)
+        state, sums, taken, first_bad = jax.lax.fori_loop(0, count, body, start)
+        metrics = jax.tree.map(lambda x: x / jnp.maximum(taken, 1), sums)
+        return state, metrics | {FIRST_BAD: first_bad} | ({SKIPPED: count - taken} if skip else {})
 
     if not many:
         return jax.jit(updates, donate_argnums=0, out_shardings=sharding)
@@ -125,3 +161,13 @@ def make_train_call(
     specs = COPIED, source, *[COPIED] * 5
     shared = jax.shard_map(updates, mesh=mesh, in_specs=specs, out_specs=COPIED, check_vma=False)
     return jax.jit(shared, donate_argnums=0)
+
+
+def join_metrics(parts: Sequence[dict[str, Array]], counts: Sequence[int]) -> dict[str, Array]:
+    """The metrics of one run's calls in a row, of so many updates each, as of a single call."""
+    stacked = {name: jnp.stack([part[name] for part in parts]) for name in parts[0]}
+    first_bad, skipped = stacked.pop(FIRST_BAD), stacked.pop(SKIPPED, None)
+    taken = np.asarray(counts) - (0 if skipped is None else skipped)
+    joined = {name: jnp.sum(x * taken) / jnp.maximum(jnp.sum(taken), 1) for name, x in stacked.items()}
+    joined[FIRST_BAD] = first_bad[jnp.argmax(first_bad >= 0)]
+    return joined if skipped is None else joined | {SKIPPED: jnp.sum(skipped)}

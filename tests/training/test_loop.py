@@ -16,7 +16,7 @@ from minari.storage import get_dataset_path
 
 from llmdpd_jax.cli.main import main
 from llmdpd_jax.tasks.manifest import load_manifest
-from llmdpd_jax.training import checkpoint, loop
+from llmdpd_jax.training import checkpoint, loop, preparation
 from llmdpd_jax.training.metrics import MetricsWriter, read_metrics
 
 
@@ -144,9 +144,9 @@ def test_test_tasks_are_never_opened(world, tmp_path, monkeypatch):
     manifest = load_manifest(world.manifest)
     test = [task for task in manifest.tasks if task.split == "test"]
     read = []
-    read_descriptions = loop.read_descriptions
+    read_descriptions = preparation.read_descriptions
     monkeypatch.setattr(
-        loop,
+        preparation,
         "read_descriptions",
         lambda encoder, tasks, *units: read.extend(tasks) or read_descriptions(encoder, tasks, *units),
     )
@@ -171,7 +171,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(world, tiny_run, tmp_path, monk
     monkeypatch.setattr(checkpoint, "load", load_diverged)
     assert train(world, run) == 2
     message = capsys.readouterr().err
-    assert "loss/critic" in message and "not finite between updates 4 and 6" in message
+    assert "loss/critic" in message and "not finite in update 5" in message
+    assert "The checkpoint of update 4 is intact" in message
     assert checkpoint.find(run)[1] == 4
 
 
