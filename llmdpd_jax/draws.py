@@ -1,7 +1,8 @@
 """Random draws from one key, or from a batch of keys that each serve their own part of what is drawn.
 
 With a key for each group of a batch, what a group draws depends on nothing but its own key: the batch may be divided
-among any number of devices and stays the same, number by number. Keys are typed (`jax.random.key`).
+among any number of devices and stays the same, number by number. Keys are typed (`jax.random.key`); old ones, uint32
+[..., 2], are taken for what they stand for.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,7 @@ def fold_each(key: Array, numbers: Array) -> Array:
 
 def split(key: Array, count: int) -> Array:
     """`count` keys of each key: [...] -> [count, ...]."""
+    key = _typed(key)
     return jnp.moveaxis(_each(lambda one, _: jax.random.split(one, count), key, key.shape), -1, 0)
 
 
@@ -44,8 +46,14 @@ def integers(key: Array, shape: tuple[int, ...], least: int, beyond: int) -> Arr
 
 def _each(draw: Callable[[Array, tuple[int, ...]], Array], key: Array, shape: tuple[int, ...]) -> Array:
     """`draw(key, shape)` for every key."""
+    key = _typed(key)
     if key.ndim == 0:
         return draw(key, shape)
     if shape[: key.ndim] != key.shape:
         raise ValueError(f"draws of shape {shape} do not start with the axes {key.shape} of their keys")
     return jax.vmap(lambda one: _each(draw, one, shape[1:]))(key)
+
+
+def _typed(key: Array) -> Array:
+    """The key itself, or the typed one of an old key, such as Brax hands out."""
+    return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)

@@ -32,8 +32,8 @@ REPOSITORY = Path(__file__).parent.parent
 
 @pytest.fixture(autouse=True)
 def optimised(request):
-    """Compiles as users do in tests that take their time anyway."""
-    slow = any(request.node.get_closest_marker(mark) for mark in ("slow", "parity", "weights"))
+    """Compiles as users do in tests that take their time anyway, or are marked for it."""
+    slow = any(request.node.get_closest_marker(mark) for mark in ("slow", "parity", "weights", "optimised"))
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", before and not slow)
     yield

@@ -81,6 +81,7 @@ def test_a_prompt_does_not_depend_on_its_company(llama_folder):
         assert (together.number_index[i, length:] == -1).all()
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("repeat", [True, False])
 def test_states_are_those_of_the_last_copy(llama_folder, repeat):
     encoder = make(llama_folder, repeat=repeat)
