@@ -60,9 +60,12 @@ def train(config, run: str | Path, devices: int = 0, seeds: int = 1) -> list[Pat
         check_run_folder(one, folder)
         check_unlocked(folder)
     mesh = data_mesh(devices)
-    check_devices(config, mesh)
+    if not (config.text.lora_rank or config.text.soft_tokens):
+        check_devices(config, mesh)
     with memory_for_preparation():
         given = prepare(config)
+        if not given.llm_is_divided:  # else all devices work on the same groups
+            check_devices(config, mesh)
         store = None if config.data.streaming else divide_store(given.data.store, config.data.parts)
     with disk_for_runs(run, list(runs)):
         make_folders(runs)
