@@ -15,7 +15,7 @@ from llmdpd_jax.models.llm.encoder import TextEncoder, encoder_settings
 from llmdpd_jax.models.llm.tuning import tuned_prompt
 from llmdpd_jax.prompts.table import sample_text
 from llmdpd_jax.tasks.manifest import load_manifest, require_split
-from llmdpd_jax.training import checkpoint, loop
+from llmdpd_jax.training import checkpoint, loop, preparation
 
 TUNED = {"text__lora_rank": 2, "text__soft_tokens": 3, "optimiser__llm_learning_rate": 0.05}
 
@@ -38,8 +38,8 @@ def read(world, run):
     loaded = checkpoint.load(run)
     encoder = TextEncoder(encoder_settings(loaded.config.text))
     tasks = require_split(load_manifest(world.manifest), "train").tasks
-    frozen, units = loop.read_descriptions(encoder, tasks)
-    return loaded, frozen, *loop.tune_llm(loaded.config, encoder, tasks, frozen, units, jax.random.key(0))
+    frozen, units = preparation.read_descriptions(encoder, tasks)
+    return loaded, frozen, *preparation.tune_llm(loaded.config, encoder, tasks, frozen, units, jax.random.key(0))
 
 
 def test_fresh_adapters_change_nothing(read):
