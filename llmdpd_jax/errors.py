@@ -21,6 +21,13 @@ class UserError(ValueError):
     """
 
 
+class ProcessLost(UserError):
+    """One of several processes that work as one is gone; nothing that needs all of them can be ended properly.
+
+    Closing JAX's connection, as Python does when it exits, waits for the lost process: `os._exit` does not.
+    """
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether the memory of the host or of a device is what an error is about."""
     if isinstance(error, MemoryError):

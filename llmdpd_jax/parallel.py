@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from llmdpd_jax.errors import UserError
+from llmdpd_jax.errors import ProcessLost, UserError, out_of_memory
 from llmdpd_jax.types import Array
 
 DATA = "data"
@@ -138,3 +138,19 @@ def any_process(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+@contextlib.contextmanager
+def all_alive(advice: str) -> Iterator[None]:
+    """Raises ProcessLost, with the advice, where the block fails because another process does not answer any more.
+
+    Of a process whose connection stays open although it does nothing, JAX itself says so after its heartbeat timeout,
+    and aborts.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # JAX's own are of this kind
+        if jax.process_count() == 1 or out_of_memory(error):
+            raise
+        reason = str(error).strip().splitlines()[0][:200]
+        raise ProcessLost(f"another process of this job is gone ({reason}). {advice}") from error

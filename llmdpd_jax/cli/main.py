@@ -1,11 +1,12 @@
 """The `llmdpd` command. Subcommands import what they need when they run: `llmdpd doctor` works on a broken install."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmdpd_jax.errors import UserError, out_of_memory, why_not_writable
+from llmdpd_jax.errors import ProcessLost, UserError, out_of_memory, why_not_writable
 
 _GUIDANCE = ("text_guidance", "trajectory_guidance", "critic_guidance")
 
@@ -29,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             join(options)
         return options.command(options) or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        if isinstance(error, ProcessLost):
+            sys.stdout.flush()
+            os._exit(2)
         return 2
     except KeyboardInterrupt as stop:
         print(str(stop) or "stopped", file=sys.stderr)

@@ -10,6 +10,7 @@ The metadata also hold a hash of everything: Orbax does not notice a flipped bit
 import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from llmdpd_jax import __version__
 from llmdpd_jax.agents.diffusion_ql import TrainState
 from llmdpd_jax.agents.llmdpd import Agent, make_agent
 from llmdpd_jax.config import from_json, to_json
-from llmdpd_jax.errors import UserError
+from llmdpd_jax.errors import ProcessLost, UserError
 from llmdpd_jax.types import Array, Batch, Statistics, TextPrompt, TextStatistics, TrajectoryPrompt
 
 FORMAT = 3
@@ -116,10 +117,19 @@ def initial_state(agent: Agent, metadata: dict, key: Array, tuning: dict) -> Tra
     return agent.init(key, *example_inputs(metadata), tuning)
 
 
-def manager(run: Path, keep: int = 2) -> ocp.CheckpointManager:
-    """The run folder's checkpoint manager."""
+@contextlib.contextmanager
+def manager(run: Path, keep: int = 2) -> Iterator[ocp.CheckpointManager]:
+    """The run folder's checkpoint manager. What it still writes is on disk when the block ends."""
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-    return ocp.CheckpointManager((run / "checkpoints").absolute(), options=options)
+    made = ocp.CheckpointManager((run / "checkpoints").absolute(), options=options)
+    try:
+        yield made
+    except ProcessLost:
+        raise  # closing would wait for the process that is gone
+    except BaseException:
+        made.close()
+        raise
+    made.close()
 
 
 def save(checkpoints: ocp.CheckpointManager, state, statistics, text_statistics, metadata: dict) -> None:

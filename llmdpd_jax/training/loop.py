@@ -19,7 +19,17 @@ from llmdpd_jax.config import check_config, to_json
 from llmdpd_jax.data.store import divide_store
 from llmdpd_jax.data.streaming import BatchStream
 from llmdpd_jax.errors import UserError
-from llmdpd_jax.parallel import DATA, any_process, assemble, copied, data_mesh, is_leader, place, wait_for_all
+from llmdpd_jax.parallel import (
+    DATA,
+    all_alive,
+    any_process,
+    assemble,
+    copied,
+    data_mesh,
+    is_leader,
+    place,
+    wait_for_all,
+)
 from llmdpd_jax.training import checkpoint
 from llmdpd_jax.training.interrupt import Interrupt, console
 from llmdpd_jax.training.limits import describe_sizes, disk_for_runs, memory_for_preparation, memory_for_training
@@ -152,7 +162,8 @@ def train_given(given: Given, store: Store | None, run: Path, runs: dict[Path, A
                 + ("No checkpoint was written yet" if kept is None else f"The checkpoint of update {kept} is intact")
             )
 
-        run_updates(call, state, config.train, list(runs), save, explain)
+        with all_alive(f"Start all of them again with: llmdpd train --resume={run}"):
+            run_updates(call, state, config.train, list(runs), save, explain)
 
 
 def seed_runs(config, run: Path, seeds: int) -> dict[Path, Any]:

@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from llmdpd_jax.cli.main import main
 from llmdpd_jax.training import checkpoint
+from llmdpd_jax.training.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -68,6 +70,31 @@ def test_processes_train_and_evaluate_as_one(world, alone, tmp_path, subprocess_
             theirs[name] for name in ("task", "prompt", "wording")
         ]
         np.testing.assert_allclose(mine["returns"], theirs["returns"], atol=0.05)
+
+
+def test_a_killed_process_costs_the_updates_since_the_last_checkpoint(world, tmp_path, subprocess_environment):
+    """One of two is killed: the other ends with a message, and the job that is started again goes on to the end."""
+    run, every = tmp_path / "run", 20
+    arguments = world.config(train__steps=400, train__log_every=every, train__checkpoint_every=every)
+    job = start(world, subprocess_environment, 2, "train", *arguments, f"--out={run}")
+    try:
+        deadline = time.monotonic() + 300
+        while not [path for path in run.glob("checkpoints/*") if path.name.isdigit()]:
+            assert time.monotonic() < deadline and job[0].poll() is None, job[0].stdout.read()
+            time.sleep(0.01)
+        job[1].kill()
+        told, _ = job[0].communicate(timeout=300)
+    finally:
+        for process in job:
+            process.kill()
+    assert job[0].returncode == 2, told
+    assert f"--resume={run}" in told and "Traceback" not in told
+    saved = checkpoint.find(run)[1]
+    logged = int(read_metrics(run / "metrics.csv")["step"][-1])
+    assert 0 <= logged - saved <= 2 * every < 300  # what is being written is lost, too
+    finish(start(world, subprocess_environment, 2, "train", f"--resume={run}"))
+    np.testing.assert_array_equal(read_metrics(run / "metrics.csv")["step"], np.arange(every, 401, every))
+    assert checkpoint.find(run)[1] == 400
 
 
 def test_a_coordinator_alone_is_refused(capsys):
