@@ -103,7 +103,8 @@ def train_given(given: Given, store: Store | None, run: Path, runs: dict[Path, A
         managers = [stack.enter_context(checkpoint.manager(folder, config.train.keep_checkpoints)) for folder in runs]
         step = newest_common_step(managers)
         if step is None:
-            init = jax.jit(partial(checkpoint.initial_state, agent, metadata[0]))
+            first_of = partial(checkpoint.initial_state, agent, metadata[0])
+            init = jax.jit(first_of, compiler_options=compiled_to_run_once())
             states = [init(run_keys(one.seed)[0], given.tuning) for one in runs.values()]
             states = [taught(state, given.teacher.state) for state in states] if given.teacher else states
         else:
@@ -222,6 +223,13 @@ def streamed_call(
         counts.append(some)
         left -= some
     return state, join_metrics(parts, counts)
+
+
+def compiled_to_run_once() -> dict[str, Any]:
+    """Compiler options for what is run but once: on CPUs optimising it takes longer than it saves."""
+    if jax.default_backend() != "cpu":
+        return {}
+    return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def newest_common_step(managers: Sequence) -> int | None:
