@@ -110,7 +110,9 @@ def default_config() -> ml_collections.ConfigDict:
     config.train = train = ml_collections.ConfigDict()
     train.steps = 12_000  # updates
     train.distill_from = ""  # a run whose policy a student is distilled from; nothing else learns (`llmdpd distill`)
-    train.form = "shard_map"  # how an update is divided among devices: shard_map, or pmap (for forks that build on it)
+    # How an update is divided among devices: shard_map, pmap (for forks that build on it), or fsdp, where networks and
+    # optimiser are divided, too.
+    train.form = "shard_map"
     train.on_nonfinite = "stop"  # an update whose loss or gradient is not finite stops the run, or is left out: "skip"
     train.log_every = 250  # updates per compiled call and per line of metrics
     train.checkpoint_every = 3_000  # updates per checkpoint

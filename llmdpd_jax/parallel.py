@@ -15,13 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from llmdpd_jax.errors import ProcessLost, UserError, out_of_memory
 from llmdpd_jax.types import Array
 
 DATA = "data"
-FORMS = ("shard_map", "pmap")  # ways of running one device's share on all
+FORMS = ("shard_map", "pmap", "fsdp")  # one device's share on all, in two ways; arrays divided among all, as one
+SMALLEST_DIVIDED = 2**12  # numbers of an array below which sending it about costs more than a copy
 
 
 # --- across devices, inside a compiled step --------------------------------------------------------------------------
@@ -61,24 +62,55 @@ def copied(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def divided(mesh: Mesh, tree: Any) -> Any:
+    """How arrays lie where every device holds a part of each (FSDP): a tree of shardings.
+
+    The longest axis that the devices divide evenly is divided; arrays that are small, or have none, are copied.
+    """
+
+    def lie(x) -> NamedSharding:
+        even = [i for i, length in enumerate(x.shape) if length % mesh.size == 0]
+        if x.size < SMALLEST_DIVIDED or not even:
+            return copied(mesh)
+        longest = max(even, key=lambda i: x.shape[i])
+        return NamedSharding(mesh, PartitionSpec(*[None] * longest, DATA))
+
+    return jax.tree.map(lie, tree)
+
+
 def assemble(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
     """Arrays of which every host has its own part, as one array of all hosts."""
     sharding = NamedSharding(mesh, spec)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
 
 
-def place(tree: Any, sharding: NamedSharding) -> Any:
-    """Arrays that every host holds alike, where the sharding wants them; each host hands over only what it keeps."""
+def place(tree: Any, sharding: Any) -> Any:
+    """Arrays that every host holds alike, where the sharding wants them; each host hands over only what it keeps.
 
-    def put(x):
+    Args:
+      sharding: one for all arrays, or a tree of the same structure with one for each.
+    """
+
+    def put(x, sharding):
+        if getattr(x, "sharding", None) == sharding:
+            return x
         if jnp.issubdtype(getattr(x, "dtype", None), jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(put(jax.random.key_data(x)))
+            return jax.random.wrap_key_data(put(jax.random.key_data(x), sharding))
         if jax.process_count() == 1:
             return jax.device_put(x, sharding)
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
 
-    return jax.tree.map(put, tree)
+    if isinstance(sharding, Sharding):
+        return jax.tree.map(lambda x: put(x, sharding), tree)
+    return jax.tree.map(put, tree, sharding)
+
+
+def whole(x: Array) -> np.ndarray:
+    """An array as one, in the memory of every host; all have to ask at the same place."""
+    if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+        return multihost_utils.process_allgather(x, tiled=True)
+    return np.asarray(x)
 
 
 # --- among hosts -----------------------------------------------------------------------------------------------------

@@ -144,21 +144,23 @@ def episode_seeds(quality: str, seed: int, task: int, episodes: int) -> np.ndarr
     return np.random.SeedSequence([seed, task, zlib.crc32(quality.encode())]).generate_state(episodes)
 
 
-def make_episode(family: TaskFamily, quality: str) -> Callable[[Array, Array, Array], Rollout]:
-    """The pure function `(seed, progress, parameters[P]) -> Rollout` of one episode; `jax.vmap` it for many.
+def make_episode(family: TaskFamily, *qualities: str) -> Callable[..., Rollout]:
+    """The pure function `(seed, progress, parameters[P], which=0) -> Rollout` of one episode; `jax.vmap` it for many.
 
     `progress` in [0, 1] is the episode's place in its data set (see `Behaviour`). Actions are clipped to their bounds.
+    Of several qualities `which` says whose behaviour it is: they share one environment, which takes a compiler longest.
     """
-    env, behaviour = family.make_env(), family.behaviour(quality)
+    env, behaviours = family.make_env(), [family.behaviour(quality) for quality in qualities]
     low, high = jnp.array(family.action_low), jnp.array(family.action_high)
 
-    def episode(seed: Array, progress: Array, parameters: Array) -> Rollout:
+    def episode(seed: Array, progress: Array, parameters: Array, which: Array | int = 0) -> Rollout:
         draw_key, reset_key, step_key = jax.random.split(jax.random.key(seed), 3)
-        traits = behaviour.draw(draw_key, progress, parameters)
+        traits = [behaviour.draw(draw_key, progress, parameters) for behaviour in behaviours]
         first = env.reset_task(reset_key, parameters)
 
         def step(state, key):
-            action = jnp.clip(behaviour.act(traits, parameters, state.obs, key), low, high)
+            each = [b.act(mine, parameters, state.obs, key) for b, mine in zip(behaviours, traits, strict=True)]
+            action = jnp.clip(jnp.stack(each)[which], low, high)
             state = env.step(state, action)
             return state, (state.obs, action, state.reward, state.done > 0)
 
@@ -187,10 +189,16 @@ def roll_out_tasks(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _roll_out_tasks(family: TaskFamily, quality: str, seeds: Array, parameters: Array) -> tuple[Rollout, Array, Array]:
-    def reference(quality: str) -> Array:
-        return mean_returns(family, quality, parameters, family.reference_episodes)
-
-    return roll_out(family, quality, seeds, parameters), reference("random"), reference("expert")
+    logged, measured = seeds.shape[1], family.reference_episodes
+    counts = [logged, measured, measured]
+    references = reference_seeds(parameters, measured)
+    seeds = jnp.concatenate([seeds, references, references], axis=1)
+    progress = jnp.concatenate([jnp.linspace(0.0, 1.0, count) for count in counts])
+    per_task = jax.vmap(make_episode(family, quality, "random", "expert"), in_axes=(0, 0, None, 0))
+    each = jax.vmap(per_task, in_axes=(0, None, 0, None))(seeds, progress, parameters, np.repeat([0, 1, 2], counts))
+    returns = returns_of(each)
+    random, expert = returns[:, logged:-measured].mean(-1), returns[:, -measured:].mean(-1)
+    return jax.tree.map(lambda x: x[:, :logged], each), random, expert
 
 
 def roll_out(family: TaskFamily, quality: str, seeds: Array, parameters: Array) -> Rollout:
@@ -208,10 +216,13 @@ def returns_of(rollout: Rollout) -> Array:
 @functools.partial(jax.jit, static_argnums=(0, 1, 3))
 def mean_returns(family: TaskFamily, quality: str, parameters: Array, episodes: int) -> Array:
     """The mean return `[N]` of a behaviour policy on tasks with parameters `[N, P]`; always the same."""
-    # Each task has starts of its own that do not depend on what other tasks are asked about.
+    return returns_of(roll_out(family, quality, reference_seeds(parameters, episodes), parameters)).mean(-1)
+
+
+def reference_seeds(parameters: Array, episodes: int) -> Array:
+    """Seeds `[N, E]` of the episodes that measure tasks with parameters `[N, P]`: a task's depend on no other task."""
     keys = jax.vmap(lambda p: jax.random.fold_in(jax.random.key(_REFERENCE_SEED), _bits(p)))(parameters)
-    seeds = jax.vmap(lambda key: jax.random.bits(key, (episodes,)))(keys)
-    return returns_of(roll_out(family, quality, seeds, parameters)).mean(-1)
+    return jax.vmap(lambda key: jax.random.bits(key, (episodes,)))(keys)
 
 
 def _bits(parameters: Array) -> Array:

@@ -25,6 +25,7 @@ from llmdpd_jax.agents.diffusion_ql import TrainState
 from llmdpd_jax.agents.llmdpd import Agent, make_agent
 from llmdpd_jax.config import from_json, to_json
 from llmdpd_jax.errors import ProcessLost, UserError
+from llmdpd_jax.parallel import whole
 from llmdpd_jax.types import Array, Batch, Statistics, TextPrompt, TextStatistics, TrajectoryPrompt
 
 FORMAT = 3
@@ -71,7 +72,7 @@ def digest(tree: Any) -> str:
     found = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
         found.update(f"{leaf.shape}{leaf.dtype}".encode())
-        found.update(np.ascontiguousarray(leaf))
+        found.update(np.ascontiguousarray(whole(leaf)))
     return found.hexdigest()
 
 

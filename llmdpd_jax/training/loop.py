@@ -26,6 +26,7 @@ from llmdpd_jax.parallel import (
     assemble,
     copied,
     data_mesh,
+    divided,
     is_leader,
     place,
     wait_for_all,
@@ -97,15 +98,19 @@ def train_given(given: Given, store: Store | None, run: Path, runs: dict[Path, A
     config = given.config
     # An LLM that is too large for a copy on each device is divided among them, and they work on the same groups.
     axis = None if mesh.size == 1 or given.llm_is_divided else DATA
-    agent = make_agent(given.config, given.data.observation_size, given.data.action_size, axis)
+    fsdp = axis is not None and config.train.form == "fsdp"
+    agent = make_agent(config, given.data.observation_size, given.data.action_size, None if fsdp else axis)
     metadata = [given.metadata(one.seed) for one in runs.values()]
     with contextlib.ExitStack() as stack:
         managers = [stack.enter_context(checkpoint.manager(folder, config.train.keep_checkpoints)) for folder in runs]
         step = newest_common_step(managers)
         if step is None:
             first_of = partial(checkpoint.initial_state, agent, metadata[0])
-            init = jax.jit(first_of, compiler_options=compiled_to_run_once())
-            states = [init(run_keys(one.seed)[0], given.tuning) for one in runs.values()]
+            keys = [run_keys(one.seed)[0] for one in runs.values()]
+            # What one device has no room for is never whole on any.
+            lies = divided(mesh, jax.eval_shape(first_of, keys[0], given.tuning)) if fsdp else None
+            init = jax.jit(first_of, out_shardings=lies, compiler_options=compiled_to_run_once())
+            states = [init(key, given.tuning) for key in keys]
             states = [taught(state, given.teacher.state) for state in states] if given.teacher else states
         else:
             restored = [checkpoint.load(folder / "checkpoints" / str(step)) for folder in runs]
@@ -121,7 +126,8 @@ def train_given(given: Given, store: Store | None, run: Path, runs: dict[Path, A
 
         stack.enter_context(memory_for_training(sizes_in_memory))
         sharding = given.encoder.replicated if given.llm_is_divided else copied(mesh)
-        state, units, texts, key = place((state, given.units, given.texts, key), sharding)
+        state = place(state, divided(mesh, state) if fsdp else sharding)
+        units, texts, key = place((given.units, given.texts, key), sharding)
         text_units = place(given.text_units, sharding)
         llm = given.llm if given.llm is None or given.llm_is_divided else place(given.llm, sharding)
         sizes, spec = batch_sizes(given.config), PartitionSpec()

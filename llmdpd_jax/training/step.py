@@ -1,16 +1,19 @@
 """The compiled call of many updates: batches are drawn on the devices, nothing goes through the host.
 
 One function is one device's share of an update. It is run as it is on one device, by `shard_map` on the devices of a
-mesh, or by `pmap`; all give the same numbers up to the order of sums, for what a group draws depends on no device.
+mesh, or by `pmap`. Where a device has no room for a copy of the networks the same function is the whole update, of
+arrays that are divided among devices (FSDP), and XLA divides the work. All give the same numbers up to the order of
+sums, for what a group draws depends on no device.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec, Sharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from llmdpd_jax import draws
 from llmdpd_jax.agents.diffusion_ql import TrainState
@@ -18,7 +21,7 @@ from llmdpd_jax.agents.llmdpd import Agent
 from llmdpd_jax.data.normalise import normalise_batch
 from llmdpd_jax.data.sampler import BatchSizes, sample_batch
 from llmdpd_jax.models.llm.tuning import FrozenLLM
-from llmdpd_jax.parallel import DATA, share_across
+from llmdpd_jax.parallel import DATA, divided, share_across
 from llmdpd_jax.prompts.table import TextTable, sample_text
 from llmdpd_jax.types import Array, Batch, Statistics, Store
 
@@ -54,17 +57,22 @@ def draw_batch(source: Source, sizes: BatchSizes, number: Array, keys: Array) ->
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
 
 
-def make_update(agent: Agent, sizes: BatchSizes, axis: str | None = None) -> Callable:
+def make_update(agent: Agent, sizes: BatchSizes, axis: str | None = None, by_group: Sharding | None = None) -> Callable:
     """One device's share of drawing a batch and learning from it.
 
     Args:
       agent: made with the same axis.
-      axis: name of the axis over whose devices the groups are divided; None: there is one device.
+      axis: name of the axis over whose devices the groups are divided; None: there is one device, or what is computed
+        is all of the update.
+      by_group: how arrays [G, ...] lie on the devices, in an update of arrays that are divided among them.
 
     Returns:
       `(state, number, source, statistics, texts, llm, key) -> (state, metrics)`, with the number of the update in the
       call.
     """
+
+    def divide(tree: Any) -> Any:
+        return tree if by_group is None else jax.lax.with_sharding_constraint(tree, by_group)
 
     def update(
         state: TrainState,
@@ -75,9 +83,9 @@ def make_update(agent: Agent, sizes: BatchSizes, axis: str | None = None) -> Cal
         llm: FrozenLLM | None,
         key: Array,
     ) -> tuple[TrainState, dict[str, Array]]:
-        key_batch, key_text, key_update = batch_keys(key, state.step, share_across(axis, sizes.groups))
-        batch = normalise_batch(statistics, draw_batch(source, sizes, number, key_batch))
-        return agent.update(state, batch, sample_text(texts, key_text, batch.task_id), key_update, llm)
+        key_batch, key_text, key_update = batch_keys(key, state.step, divide(share_across(axis, sizes.groups)))
+        batch = divide(normalise_batch(statistics, draw_batch(source, sizes, number, key_batch)))
+        return agent.update(state, batch, divide(sample_text(texts, key_text, batch.task_id)), key_update, llm)
 
     return update
 
@@ -112,10 +120,11 @@ def make_train_call(
     """The compiled call.
 
     Args:
-      agent: for several devices made with the axis `parallel.DATA`.
+      agent: for several devices made with the axis `parallel.DATA`, unless the form is fsdp.
       mesh: of the devices; None, or one of a single device: nothing is divided.
       source: how the source of batches lies on the devices of the mesh.
-      form: one of `parallel.FORMS`; with pmap the source has to be copied to each device.
+      form: one of `parallel.FORMS`. With pmap the source has to be copied to each device; with fsdp the state has to
+        lie as `parallel.divided` says, and so it comes back.
       sharding: without a mesh, of the state and the metrics that come back; None: the default device.
       skip: updates that are not finite are left out.
 
@@ -127,7 +136,9 @@ def make_train_call(
       runs learn side by side from the same data. `llm` is the one that is tuned, None if it is frozen.
     """
     many = mesh is not None and mesh.size > 1
-    one_update = watch(make_update(agent, sizes, DATA if many else None), skip)
+    whole = many and form == "fsdp"  # the update of all groups, on arrays that are divided
+    by_group = NamedSharding(mesh, PartitionSpec(DATA)) if whole else None
+    one_update = watch(make_update(agent, sizes, DATA if many and not whole else None, by_group), skip)
 
     def updates(state, *inputs):
         *inputs, count = inputs
@@ -139,6 +150,8 @@ def make_train_call(
             state, sums, taken, first_bad = carry
             step = state.step
             state, metrics, finite = update(state, number, *inputs)
+            if whole:
+                state = jax.lax.with_sharding_constraint(state, divided(mesh, state))
             counts = finite if skip else first_bad < 0
             sums = jax.tree.map(lambda total, x: total + jnp.where(counts, x, 0.0), sums, metrics)
             first_bad = jnp.where(finite | (first_bad >= 0), first_bad, step)
@@ -151,8 +164,8 @@ def make_train_call(
         metrics = jax.tree.map(lambda x: x / jnp.maximum(taken, 1), sums)
         return state, metrics | {FIRST_BAD: first_bad} | ({SKIPPED: count - taken} if skip else {})
 
-    if not many:
-        return jax.jit(updates, donate_argnums=0, out_shardings=sharding)
+    if not many or whole:
+        return jax.jit(updates, donate_argnums=0, out_shardings=None if whole else sharding)
     if form == "pmap":
         # Something must have an axis for the devices to share.
         axes, devices = (0, *[None] * 7), list(mesh.devices.flat)

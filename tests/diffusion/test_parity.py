@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from analytic import mixture_denoiser
 
+from llmdpd_jax import draws
 from llmdpd_jax.diffusion import samplers
 from llmdpd_jax.diffusion.samplers import SAMPLERS, make_grid
 from llmdpd_jax.diffusion.schedules import make_schedule
@@ -32,8 +33,8 @@ def noise_of(monkeypatch, steps, count=64):
     """The noise [steps, count, 2] that both sides are fed."""
     noise = np.asarray(jax.random.normal(jax.random.key(6), (steps, count, 2)))
     drawn = iter(noise)
-    monkeypatch.setattr(jax.random, "split", lambda key, n=2: jnp.arange(n))
-    monkeypatch.setattr(jax.random, "normal", lambda key, shape=(), dtype=None: jnp.asarray(noise)[key])
+    monkeypatch.setattr(draws, "split", lambda key, count: jnp.arange(count))
+    monkeypatch.setattr(draws, "normal", lambda key, shape: jnp.asarray(noise)[key])
     return drawn
 
 

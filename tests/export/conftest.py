@@ -5,7 +5,7 @@ import pytest
 from tiny_llama import CONFIG, tiny_tensors, write_folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: the weights that other tests look for are not in this cache
 def llm(tmp_path_factory):
     """The folder of a tiny LLM; its embeddings are cached beside it."""
     folder = tmp_path_factory.mktemp("llm")

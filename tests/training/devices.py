@@ -13,11 +13,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from networks import make_text
 
+from llmdpd_jax import parallel
 from llmdpd_jax.agents.llmdpd import make_agent
 from llmdpd_jax.config import default_config
 from llmdpd_jax.data.sampler import BatchSizes
 from llmdpd_jax.data.store import divide_store, task_rows
-from llmdpd_jax.parallel import DATA, copied, place
+from llmdpd_jax.parallel import DATA, copied, divided, place
 from llmdpd_jax.prompts.table import TextTable
 from llmdpd_jax.training.checkpoint import example_inputs
 from llmdpd_jax.training.step import FIRST_BAD, make_train_call
@@ -26,6 +27,8 @@ from llmdpd_jax.types import Statistics, Store
 OBSERVATION, ACTION, TASKS, EPISODES, STEPS, WIDTH = 3, 2, 4, 16, 6, 5
 SIZES = BatchSizes(groups=16, group_size=4, prompt_length=4, discount=0.9)
 UPDATES = 100
+parallel.SMALLEST_DIVIDED = 64  # or all of these networks were too small to be divided
+HELD = {}  # how much of the largest array of the parameters a device held, form by form
 
 
 def make_config():
@@ -72,7 +75,7 @@ def make_texts() -> TextTable:
 def run(devices: int, parts: int = 1, form: str = "shard_map", seeds: int = 1):
     """Parameters and metrics after UPDATES updates, and the compiled program as text."""
     config, mesh = make_config(), Mesh(np.array(jax.devices()[:devices]), (DATA,))
-    agent = make_agent(config, OBSERVATION, ACTION, DATA if devices > 1 else None)
+    agent = make_agent(config, OBSERVATION, ACTION, DATA if devices > 1 and form != "fsdp" else None)
     ranges = jnp.zeros(OBSERVATION), jnp.ones(OBSERVATION), -jnp.ones(ACTION), jnp.ones(ACTION)
     units = Statistics(*ranges, jnp.zeros(()), jnp.ones(()))
     metadata = {"observation_size": OBSERVATION, "action_size": ACTION, "text_width": WIDTH, "config": "{}"}
@@ -80,7 +83,8 @@ def run(devices: int, parts: int = 1, form: str = "shard_map", seeds: int = 1):
     if seeds > 1:
         state = jax.tree.map(lambda x: jnp.stack([x] * seeds), state)
         key = jnp.stack([key, *jax.random.split(jax.random.key(2), seeds - 1)])
-    state, units, texts, key = place((state, units, make_texts(), key), copied(mesh))
+    state = place(state, divided(mesh, state) if form == "fsdp" else copied(mesh))
+    units, texts, key = place((units, make_texts(), key), copied(mesh))
     spec = PartitionSpec(DATA) if parts > 1 else PartitionSpec()
     store = place(divide_store(make_store(), parts), NamedSharding(mesh, spec))
     call, text = make_train_call(agent, SIZES, mesh, spec, form), ""
@@ -89,6 +93,8 @@ def run(devices: int, parts: int = 1, form: str = "shard_map", seeds: int = 1):
         call = call.lower(state, *inputs).compile()
         text = call.as_text()
     after, metrics = call(state, *inputs)
+    largest = max(jax.tree.leaves(after.params), key=lambda x: x.nbytes)
+    HELD[form] = largest.addressable_shards[0].data.nbytes / largest.nbytes
     del metrics[FIRST_BAD]  # no mean: a number that every device has
     return jax.device_get((after.params, metrics)), text
 
@@ -117,10 +123,12 @@ def main() -> None:
         "apart": {
             "eight": apart(eight, one),
             "pmap": apart(run(8, form="pmap")[0], one),
+            "fsdp": apart(run(8, form="fsdp")[0], one),
             "parts": apart(in_parts, run(1, parts=8)[0]),
             "seeds": apart(jax.tree.map(lambda x: x[0], seeds), one),
             "other seed": apart(jax.tree.map(lambda x: x[1], seeds), one),
         },
+        "held": HELD,
         "collectives": {"one": collectives(alone), "eight": collectives(hlo), "parts": collectives(hlo_in_parts)},
     }
     print(json.dumps(report))

@@ -26,12 +26,17 @@ def report(subprocess_environment):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["eight", "pmap", "parts", "seeds"])
+@pytest.mark.parametrize("case", ["eight", "pmap", "fsdp", "parts", "seeds"])
 def test_parameters_and_losses_after_100_updates_are_those_of_one_device(report, case):
     """Of one process or of a run among several seeds, under shard_map or pmap, data copied or divided."""
     assert all(np.isfinite(value) for value in report["metrics"].values())
     assert report["apart"][case] <= 1e-5
     assert report["apart"]["other seed"] > 1e-3  # the numbers do differ between runs
+
+
+@pytest.mark.slow
+def test_networks_are_divided_among_devices_only_if_asked_for(report):
+    assert report["held"] == {"shard_map": 1.0, "pmap": 1.0, "fsdp": 1 / 8}
 
 
 @pytest.mark.slow
