@@ -207,7 +207,11 @@ def subprocess_environment() -> dict[str, str]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Tests that share the tiny world go to one worker, so that it is made and compiled once (`--dist loadgroup`)."""
+    """What shares fixtures or compiled functions goes to one worker (`--dist loadgroup`), so that they are made once:
+    the tests in the tiny world, those of agents, and otherwise those of a file."""
     for item in items:
         if "made_world" in item.fixturenames:
             item.add_marker(pytest.mark.xdist_group("world"))
+        elif item.get_closest_marker("xdist_group") is None:
+            folder = item.path.parent.name
+            item.add_marker(pytest.mark.xdist_group(folder if folder == "agents" else f"{folder}-{item.path.stem}"))
