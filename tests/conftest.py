@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import dataclasses
+import gc
 import importlib.util
 import os
 import warnings
@@ -28,6 +29,7 @@ jax.config.update("jax_disable_most_optimizations", True)
 BOX = gym.spaces.Box(-1, 1, (2,), np.float32)
 OBSERVATION = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
 REPOSITORY = Path(__file__).parent.parent
+MOST_MAPS = 40_000  # memory areas of a process, a dozen for each compiled function; Linux allows 65,530
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +40,16 @@ def optimised(request):
     jax.config.update("jax_disable_most_optimizations", before and not slow)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_compiled():
+    """Lets go of compiled functions before a process holds so many that the compiler dies of the next one."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
