@@ -232,7 +232,7 @@ def tasks(options) -> None:
     from rich.table import Table
 
     from llmdpd_jax.bench.rows import check_target
-    from llmdpd_jax.data.collect import collected
+    from llmdpd_jax.data.logs import collected
     from llmdpd_jax.tasks.experts import load_expert
     from llmdpd_jax.tasks.family import family_names, get_family
 
