@@ -60,7 +60,7 @@ HELD_OUT = Parts(
     ),
     phrases=(
         ("<y> along the y axis, <x> along the x axis and <z> along the z axis",),
-        ("a lateral coordinate of <x>, a depth of <y> and an elevation of <z>",),
+        ("lateral offset <x> at depth <y> with elevation <z>",),
         ("elevation <z>, depth <y>, <|x|> on the {x:right-hand|left-hand} side",),
         ("first component <x>, second component <y>, third component <z>",),
         ("the vector <x>, <y>, <z> of right, forward and up",),
