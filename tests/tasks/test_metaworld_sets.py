@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import subprocess
 import sys
 
 import numpy as np
@@ -118,6 +119,11 @@ def test_the_missing_package_is_named(monkeypatch, tmp_path, capsys):
 def test_settings_out_of_range_are_refused(arguments, message, tmp_path, capsys):
     assert main(["collect", "--family=metaworld-ml1-push-v3", f"--out={tmp_path}", *arguments]) == 2
     assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_processes_that_log_do_not_import_jax():
+    program = "import sys, llmdpd_jax.tasks.metaworld.behaviour; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
 def test_sets_are_listed(capsys):

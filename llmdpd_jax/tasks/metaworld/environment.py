@@ -14,7 +14,6 @@ import gymnasium as gym
 import numpy as np
 
 from llmdpd_jax.errors import UserError
-from llmdpd_jax.tasks.family import SPLITS
 
 if TYPE_CHECKING:
     from metaworld.sawyer_xyz_env import SawyerXYZEnv
@@ -101,7 +100,7 @@ def draw_places(scene: str, split: str, count: int) -> list[tuple[Vector, Goal]]
     """
     env = make_scene(scene)
     env._freeze_rand_vec, env.seeded_rand_vec = False, True
-    env.seed(int(np.random.SeedSequence([zlib.crc32(scene.encode()), SPLITS.index(split)]).generate_state(1)[0]))
+    env.seed(int(np.random.SeedSequence([zlib.crc32(scene.encode()), split == "test"]).generate_state(1)[0]))
     places = []
     for _ in range(count):
         env.reset()
