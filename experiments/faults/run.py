@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(REPOSITORY / "tests"))
 from tiny_llama import CONFIG, tiny_tensors, write_folder  # noqa: E402
 
-from llmdpd_jax.data.collect import collected  # noqa: E402
+from llmdpd_jax.data.logs import collected  # noqa: E402
 from llmdpd_jax.errors import UserError  # noqa: E402
 from llmdpd_jax.tasks.manifest import load_manifest, save_manifest  # noqa: E402
 from llmdpd_jax.training import checkpoint  # noqa: E402

@@ -113,6 +113,10 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--out", type=Path, help="folder of tasks.json (default: data/FAMILY)")
     sub.add_argument("--overwrite", action="store_true", help="write data sets anew that are already there")
+    meta = sub.add_argument_group("Meta-World", "of --family=metaworld-ml1-NAME, -ml10, -ml45, -18 (extra metaworld)")
+    meta.add_argument("--horizon", type=int, help="steps of an episode (default: 500, the most)")
+    meta.add_argument("--goals", type=int, nargs=2, metavar=("TRAIN", "TEST"), help="per task (default: by the set)")
+    meta.add_argument("--workers", type=int, help="processes that log (default: one for each CPU)")
 
     sub = add(expert)
     sub.add_argument("--family", required=True, help="task family")
@@ -232,16 +236,26 @@ def tasks(options) -> None:
     from rich.table import Table
 
     from llmdpd_jax.bench.rows import check_target
-    from llmdpd_jax.data.collect import collected
+    from llmdpd_jax.data.logs import collected
     from llmdpd_jax.tasks.experts import load_expert
-    from llmdpd_jax.tasks.family import family_names, get_family
+    from llmdpd_jax.tasks.family import SPLITS, family_names, get_family
+    from llmdpd_jax.tasks.metaworld.clauses import CLAUSES
+    from llmdpd_jax.tasks.metaworld.sets import KNOWN, PREFIX, find_set
 
+    of_metaworld = options.family is not None and options.family.startswith(PREFIX)
     if options.render is not None:
-        if options.family is None:
-            raise UserError("tasks: --render draws one family; name it with --family")
+        if options.family is None or of_metaworld:
+            raise UserError("tasks: --render draws one family, none of Meta-World's; name it with --family")
         check_target(options.render)
     table = Table(box=None)
-    if options.family is None:
+    if of_metaworld:
+        chosen = find_set(options.family)
+        for column in ("Meta-World's task", "split", "goals", "what is to be done"):
+            table.add_column(column)
+        for split, goals in zip(SPLITS, chosen.goals, strict=True):
+            for scene in chosen.scenes(split):
+                table.add_row(scene, split, str(goals), CLAUSES[scene].train[0])
+    elif options.family is None:
         for column in ("family", "train", "test", "horizon", "parameters", "wordings", "held out"):
             table.add_column(column)
         for name in family_names():
@@ -264,6 +278,8 @@ def tasks(options) -> None:
     for name in [options.family] if options.family else family_names():
         for data, count in collected(name).items():
             print(f"data: {name}/{data}, {count} tasks")
+    if options.family is None:
+        print(f"Meta-World's sets (extra metaworld): {', '.join(KNOWN)}")
     if options.render is not None:
         from llmdpd_jax.evaluation.figures import all_tasks_picture, png
         from llmdpd_jax.evaluation.results import write_atomically
@@ -275,16 +291,29 @@ def tasks(options) -> None:
 
 def collect(options) -> None:
     """log episodes of a task family into Minari data sets and a manifest"""
-    from llmdpd_jax.data.collect import collect as run
+    from llmdpd_jax.tasks.metaworld.sets import PREFIX
 
     out = options.out or Path("data") / options.family
-    done = run(options.family, options.quality, options.episodes, options.seed, out, options.overwrite)
+    given = options.family, options.quality, options.episodes, options.seed, out, options.overwrite
+    only = {name: getattr(options, name) for name in ("horizon", "goals", "workers")}
+    if options.family.startswith(PREFIX):
+        from llmdpd_jax.data.metaworld import collect_metaworld
+
+        done, config = collect_metaworld(*given, **only), "metaworld"
+    else:
+        from llmdpd_jax.data.collect import collect as run
+
+        for name, value in only.items():
+            if value is not None:
+                raise UserError(f"collect: --{name} is for Meta-World's sets ({PREFIX}...), not for {options.family}")
+        done, config = run(*given), options.family
     print(
         f"{done.manifest.path}: {len(done.manifest.tasks)} tasks x {options.episodes} episodes, mean return "
         f"{done.mean_return:.2f}, mean score {done.mean_score:.1f}{' (there already)' if done.reused else ''}"
     )
-    config = Path("configs") / f"{options.family}.py"
-    print(f"next: llmdpd train --config={config} --config.data.manifest={done.manifest.path} --out=runs/NAME")
+    print(
+        f"next: llmdpd train --config=configs/{config}.py --config.data.manifest={done.manifest.path} --out=runs/NAME"
+    )
 
 
 def expert(options) -> None:

@@ -2,55 +2,33 @@
 
 import functools
 import hashlib
-import shutil
-import warnings
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import jax
 import jax.numpy as jnp
-import minari
 import numpy as np
-from flax import struct
-from minari.data_collector import EpisodeBuffer
-from minari.dataset.minari_storage import MinariStorage
-from minari.storage import get_dataset_path
 
+from llmdpd_jax.data.logs import (
+    Collection,
+    Rollout,
+    box,
+    check_request,
+    find_log,
+    running,
+    save_collection,
+    write_log,
+)
 from llmdpd_jax.data.progress import progress_bar
-from llmdpd_jax.errors import UserError
-from llmdpd_jax.tasks.family import QUALITIES, Task, TaskFamily, get_family
-from llmdpd_jax.tasks.manifest import FILE_NAME, Manifest, Reference, TaskEntry, save_manifest
+from llmdpd_jax.tasks.family import Task, TaskFamily, get_family
+from llmdpd_jax.tasks.manifest import Manifest, Reference, TaskEntry
 from llmdpd_jax.types import Array
 
-_RECORD = "llmdpd_collect"  # metadata key, written as the last thing: present means the data set is complete
-_ALGORITHM = "llmdpd collect"
 _VERSION = 1  # raise it when environments or behaviours change, so that older data are not taken for new
 EPISODES_AT_ONCE = 1024  # rolled out in one call, and what a killed run loses at most
 _REFERENCE_SEED = 0  # references do not depend on the seed of the data
-
-
-@struct.dataclass
-class Rollout:
-    """Episodes `[...]` of the horizon's length T; what follows a termination is meaningless."""
-
-    observations: Array  # [..., T + 1, O]
-    actions: Array  # [..., T, A] as the environment got them
-    rewards: Array  # [..., T]
-    terminations: Array  # [..., T] bool
-
-
-@dataclass(frozen=True)
-class Collection:
-    """What `collect` wrote, or found written."""
-
-    manifest: Manifest
-    reused: bool  # everything was there already
-    mean_return: float  # over all tasks and episodes
-    mean_score: float  # mean over tasks of 100 (return - random) / (expert - random)
 
 
 def collect(
@@ -76,22 +54,13 @@ def collect(
         UserError: an argument is out of range, or a data set of the same name has other settings or another origin.
     """
     chosen = get_family(family)
-    if quality not in QUALITIES:
-        raise UserError(f"unknown quality {quality!r} (known: {', '.join(QUALITIES)})")
-    if episodes < 2:
-        raise UserError(f"episodes must be at least 2 per task, found {episodes}")
-    if not 0 <= seed < 2**32:
-        raise UserError(f"seed must lie in 0 .. 2^32 - 1, found {seed}")
-    path = Path(out)
-    if path.suffix != ".json":
-        path = path / FILE_NAME
-
+    check_request(quality, episodes, seed)
     tasks = chosen.tasks()
     ids = [f"{family}/{quality}-e{episodes}-s{seed}/{task.name}-v0" for task in tasks]
     settings = [_settings(chosen, task, quality, episodes, seed) for task in tasks]
     with progress_bar(progress) as bar:
         looking = bar.track(zip(ids, settings, strict=True), total=len(ids), description="looking for data sets")
-        records = [None if overwrite else _find_record(name, wanted) for name, wanted in looking]
+        records = [None if overwrite else find_log(name, wanted) for name, wanted in looking]
         missing = [i for i, record in enumerate(records) if record is None]
         at_once = max(1, EPISODES_AT_ONCE // episodes)
         shown = bar.add_task(f"logging {quality} data sets", total=len(missing)) if missing else None
@@ -118,25 +87,7 @@ def collect(
         )
         for task, name, record in zip(tasks, ids, records, strict=True)
     ]
-    manifest = save_manifest(Manifest(tuple(entries), family, family, chosen.horizon), path)
-    returns = np.array([record["mean_return"] for record in records])
-    random = np.array([entry.reference.random for entry in entries])
-    expert = np.array([entry.reference.expert for entry in entries])
-    scores = 100 * (returns - random) / (expert - random)
-    return Collection(manifest, not missing, float(returns.mean()), float(scores.mean()))
-
-
-def collected(family: str) -> dict[str, int]:
-    """The data sets of a family in Minari's folder: how many tasks are complete, by quality, episodes and seed."""
-    found: dict[str, int] = {}
-    for folder in sorted(get_dataset_path(family).glob("*/*-v0/data")):
-        try:
-            complete = _RECORD in MinariStorage.read_raw_metadata(folder)
-        except ValueError:  # killed while the metadata were written
-            complete = False
-        name = folder.parent.parent.name
-        found[name] = found.get(name, 0) + complete
-    return found
+    return save_collection(Manifest(tuple(entries), family, family, chosen.horizon), records, out, not missing)
 
 
 def episode_seeds(quality: str, seed: int, task: int, episodes: int) -> np.ndarray:
@@ -210,7 +161,7 @@ def roll_out(family: TaskFamily, quality: str, seeds: Array, parameters: Array) 
 
 def returns_of(rollout: Rollout) -> Array:
     """The returns `[...]` of episodes: undiscounted, up to where they end."""
-    return jnp.where(_running(rollout.terminations), rollout.rewards, 0).sum(-1)
+    return jnp.where(running(rollout.terminations), rollout.rewards, 0).sum(-1)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 3))
@@ -231,11 +182,6 @@ def _bits(parameters: Array) -> Array:
     return functools.reduce(lambda total, one: total * jnp.uint32(1664525) + one, bits, jnp.uint32(0))
 
 
-def _running(terminations: Array) -> Array:
-    """True at the steps of an episode, the ending one included, `[..., T]`."""
-    return terminations.cumsum(axis=-1) - terminations == 0
-
-
 def _settings(family: TaskFamily, task: Task, quality: str, episodes: int, seed: int) -> dict[str, Any]:
     """All that decides what a data set holds."""
     expert = {"expert": hashlib.sha256(family.expert.read_bytes()).hexdigest()[:16]} if family.expert else {}
@@ -252,34 +198,6 @@ def _settings(family: TaskFamily, task: Task, quality: str, episodes: int, seed:
     }
 
 
-def _find_record(name: str, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The record of a complete data set of these settings; None where it must be written (anew)."""
-    try:
-        metadata = MinariStorage.read_raw_metadata(get_dataset_path(name) / "data")
-    except ValueError:  # absent, or killed while the metadata were written
-        return None
-    record = metadata.get(_RECORD)
-    if record is None:
-        if metadata.get("algorithm_name", _ALGORITHM) == _ALGORITHM:
-            return None  # killed while episodes were written
-        raise UserError(
-            f"Minari data set {name!r} in {get_dataset_path(name)} was not written by this program; "
-            "move it away, or overwrite it with --overwrite"
-        )
-    if record["settings"] != settings:
-        differing = sorted(key for key in settings if record["settings"].get(key) != settings[key])
-        raise UserError(
-            f"Minari data set {name!r} in {get_dataset_path(name)} was collected with other {', '.join(differing)}; "
-            "overwrite it with --overwrite"
-        )
-    try:
-        dataset = minari.load_dataset(name)
-        complete = dataset.total_episodes == settings["episodes"] and len(dataset[-1]) > 0
-    except Exception:  # damaged later; h5py raises many kinds
-        return None
-    return record if complete else None
-
-
 def _write(
     family: TaskFamily,
     name: str,
@@ -288,58 +206,15 @@ def _write(
     settings: dict[str, Any],
     reference: Reference,
 ) -> dict[str, Any]:
-    """Writes the data set of one task, replacing what is there, and returns its record."""
-    folder = get_dataset_path(name)
-    if folder.exists():
-        shutil.rmtree(folder)
-    lengths = _running(rollout.terminations).sum(-1)
-    progress = np.linspace(0.0, 1.0, len(seeds))
-    episodes = []
-    for i, length in enumerate(lengths):
-        ends = rollout.terminations[i, :length]
-        cut = np.arange(length) == family.horizon - 1
-        episodes.append(
-            EpisodeBuffer(
-                id=i,
-                seed=int(seeds[i]),
-                options={"progress": float(progress[i])},
-                observations=rollout.observations[i, : length + 1],
-                actions=rollout.actions[i, :length],
-                rewards=rollout.rewards[i, :length],
-                terminations=ends,
-                truncations=cut & ~ends,  # the time limit, unless the task ended just then
-                infos={},
-            )
-        )
-    with warnings.catch_warnings():
-        # Minari warns of absent optional metadata, such as a Gymnasium environment, which these data do not have.
-        warnings.filterwarnings("ignore", category=UserWarning, module="minari")
-        dataset = minari.create_dataset_from_buffers(
-            name,
-            episodes,
-            observation_space=_box(family.observation_low, family.observation_high),
-            action_space=_box(family.action_low, family.action_high),
-            algorithm_name=_ALGORITHM,
-            author="LLMDPD-JAX",
-            description=f"Task {settings['task']} {settings['parameters']} of the task family {family.name}, "
-            f"logged by its {settings['quality']} behaviour policy.",
-        )
-    mean_return = float(np.mean([episode.rewards.sum(dtype=np.float64) for episode in episodes]))
-    record = {
-        "settings": settings,
-        "reference": {"random": reference.random, "expert": reference.expert},
-        "mean_return": mean_return,
-    }
-    dataset.storage.update_metadata(
-        {
-            "ref_min_score": reference.random,  # Minari's names, for minari.get_normalized_score
-            "ref_max_score": reference.expert,
-            "num_episodes_average_score": family.reference_episodes,
-            _RECORD: record,
-        }
+    """Writes the data set of one task and returns its record."""
+    return write_log(
+        name,
+        rollout,
+        seeds,
+        settings,
+        reference,
+        spaces=(box(family.observation_low, family.observation_high), box(family.action_low, family.action_high)),
+        reference_episodes=family.reference_episodes,
+        description=f"Task {settings['task']} {settings['parameters']} of the task family {family.name}, logged by its "
+        f"{settings['quality']} behaviour policy.",
     )
-    return record
-
-
-def _box(low: tuple[float, ...], high: tuple[float, ...]) -> gym.spaces.Box:
-    return gym.spaces.Box(np.array(low, np.float32), np.array(high, np.float32), dtype=np.float32)

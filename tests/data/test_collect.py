@@ -10,7 +10,8 @@ import pytest
 from minari.storage import get_dataset_path
 
 from llmdpd_jax.data import collect as collect_module
-from llmdpd_jax.data.collect import collect, collected, episode_seeds, make_episode
+from llmdpd_jax.data.collect import collect, episode_seeds, make_episode
+from llmdpd_jax.data.logs import collected
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.tasks import family as family_module
 from llmdpd_jax.tasks.manifest import load_manifest
