@@ -4,6 +4,7 @@ PYTHON ?= python3# the interpreter that .venv is made from
 VENV ?= .venv
 EXTRAS ?= dev# what pip installs beside the package; on an NVIDIA GPU: EXTRAS=dev,cuda
 PYTEST_WORKERS ?= 2
+TESTS ?= tests# files or folders of tests that `make test` runs
 
 comma := ,
 BIN := $(VENV)/bin
@@ -28,7 +29,7 @@ quickstart: $(INSTALLED)  ## weights, data, training, evaluation: ends with a ta
 	$(BIN)/llmdpd evaluate $(QUICK)
 
 test: $(INSTALLED)  ## the fast tests
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup -m "not slow and not weights and not parity"
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup -m "not slow and not weights and not parity" $(TESTS)
 
 test-all: $(INSTALLED)  ## all tests; those against torch are skipped where torch is not installed (README, "Tests")
 	for source in smollm2 minilm gemma3-270m; do $(BIN)/llmdpd embed --fetch --source=$$source || exit 1; done
