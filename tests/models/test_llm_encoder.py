@@ -92,7 +92,9 @@ def test_states_are_those_of_the_last_copy(llama_folder, repeat):
     states = hidden_states(encoder.config, encoder.params, np.array([before + own]))
     prompt = encoder.encode([text])
     assert prompt.mask.shape == (1, len(own))
-    np.testing.assert_allclose(prompt.states[0], states[0, len(before) :], rtol=1e-4, atol=1e-5)
+    expected = states[0, len(before) :]
+    # States reach 25, so that rounding is no smaller in those near 0.
+    assert np.linalg.norm(prompt.states[0] - expected) <= 1e-5 * np.linalg.norm(expected)
 
 
 def test_only_the_repeated_text_is_read_whole_at_every_token(llama_folder):
