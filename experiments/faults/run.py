@@ -431,7 +431,7 @@ def out_of_memory(place: Place) -> Row:
 
 def out_of_memory_evaluating(place: Place) -> Row:
     """Memory does not suffice for an evaluation"""
-    status, told = place.run("evaluate", "whole", "--episodes=1000000000", "--out=scores")
+    status, told = place.run("evaluate", "whole", "--best-of=1000000000", "--out=scores")
     return Row("nothing", told, status, "")
 
 
