@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-from llmdpd_jax.errors import ProcessLost, UserError, out_of_memory
+from llmdpd_jax.errors import ProcessLost, UserError, out_of_memory, why_not_writable
 from llmdpd_jax.types import Array
 
 DATA = "data"
@@ -138,6 +138,11 @@ def join_processes(coordinator: str | None = None, processes: int | None = None,
         raise UserError(f"no connection to the other processes{found}: {str(error).splitlines()[0]}") from error
 
 
+def cpus() -> int:
+    """How many CPUs this process may use: fewer than the machine has, in many a container."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def in_a_cluster() -> bool:
     """Whether this process was started as one of several, by SLURM or on a TPU pod."""
     several = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
@@ -181,8 +186,8 @@ def all_alive(advice: str) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:  # JAX's own are of this kind
-        if jax.process_count() == 1 or out_of_memory(error):
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1 or out_of_memory(error) or why_not_writable(error):
             raise
         reason = str(error).strip().splitlines()[0][:200]
         raise ProcessLost(f"another process of this job is gone ({reason}). {advice}") from error

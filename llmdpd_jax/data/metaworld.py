@@ -19,6 +19,7 @@ from llmdpd_jax.data.collect import episode_seeds
 from llmdpd_jax.data.logs import Collection, Rollout, box, check_request, find_log, save_collection, write_log
 from llmdpd_jax.data.progress import progress_bar
 from llmdpd_jax.errors import UserError
+from llmdpd_jax.parallel import cpus
 from llmdpd_jax.tasks.family import SPLITS
 from llmdpd_jax.tasks.manifest import Manifest, Reference, TaskEntry
 from llmdpd_jax.tasks.metaworld.behaviour import REFERENCE_EPISODES, Logged, Request, log_task
@@ -112,7 +113,7 @@ def collect_metaworld(
             i: Request(tasks[i].scene, tasks[i].vector, quality, horizon, tuple(seeds[i].tolist())) for i in missing
         }
         shown = bar.add_task(f"logging {quality} data sets", total=len(missing)) if missing else None
-        for i, logged in _log_all(requests, workers or _cpus()):
+        for i, logged in _log_all(requests, workers or cpus()):
             records[i] = _write(tasks[i], ids[i], logged, seeds[i], settings[i])
             bar.advance(shown)
     entries = [_entry(*each) for each in zip(tasks, ids, records, strict=True)]
@@ -148,10 +149,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _settings(task: PlacedScene, quality: str, episodes: int, seed: int, horizon: int) -> dict[str, Any]:

@@ -4,7 +4,6 @@ The environments are shared out among processes. Each process steps a group of t
 steps the groups.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -21,6 +20,7 @@ from llmdpd_jax.agents.diffusion_ql import Context
 from llmdpd_jax.data.environments import make_environment
 from llmdpd_jax.data.progress import progress_bar
 from llmdpd_jax.errors import UserError
+from llmdpd_jax.parallel import cpus
 from llmdpd_jax.policy import Policy
 from llmdpd_jax.tasks.manifest import Manifest
 
@@ -142,7 +142,7 @@ def roll_out_in_gymnasium(
     settings, _, episodes = shape = contexts.full.shape[:3]
     count, execute = len(specs) * episodes, policy.steps_per_call(execute)
     if workers is None:
-        workers = max(1, min(_cpus(), count // _EPISODES_PER_WORKER))
+        workers = max(1, min(cpus(), count // _EPISODES_PER_WORKER))
     if workers < 1:
         raise UserError(f"evaluation: {workers} workers; at least 1 is needed")
     # Groups are of one size: free places in the last ones are taken by episodes that are rolled out twice.
@@ -178,7 +178,3 @@ def roll_out_in_gymnasium(
                 step += 1
             success[m] = state["success"].reshape(-1)[:count]
     return returns.reshape(shape), success.reshape(shape)
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -80,7 +80,8 @@ def test_a_killed_process_costs_the_updates_since_the_last_checkpoint(world, tmp
     try:
         deadline = time.monotonic() + 300
         while not [path for path in run.glob("checkpoints/*") if path.name.isdigit()]:
-            assert time.monotonic() < deadline and job[0].poll() is None, job[0].stdout.read()
+            assert time.monotonic() < deadline, "no checkpoint was written"
+            assert job[0].poll() is None, job[0].communicate()[0]
             time.sleep(0.01)
         job[1].kill()
         told, _ = job[0].communicate(timeout=300)
