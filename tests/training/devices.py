@@ -27,7 +27,6 @@ from llmdpd_jax.types import Statistics, Store
 OBSERVATION, ACTION, TASKS, EPISODES, STEPS, WIDTH = 3, 2, 4, 16, 6, 5
 SIZES = BatchSizes(groups=16, group_size=4, prompt_length=4, discount=0.9)
 UPDATES = 100
-parallel.SMALLEST_DIVIDED = 64  # or all of these networks were too small to be divided
 HELD = {}  # how much of the largest array of the parameters a device held, form by form
 
 
@@ -113,6 +112,7 @@ def collectives(hlo: str) -> list[str]:
 
 def main() -> None:
     assert jax.device_count() == 8
+    parallel.SMALLEST_DIVIDED = 64  # or all of these networks were too small to be divided
     one, alone = run(1)
     eight, hlo = run(8)
     in_parts, hlo_in_parts = run(8, parts=8)
