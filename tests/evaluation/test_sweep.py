@@ -15,6 +15,8 @@ from llmdpd_jax.evaluation.rollout import evaluate
 from llmdpd_jax.evaluation.sweep import sweep
 from llmdpd_jax.tasks.manifest import load_manifest
 
+pytestmark = pytest.mark.slow  # programs of their own are compiled
+
 
 @pytest.fixture
 def run(world):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmdpd_jax.data.collect import returns_of, roll_out
+from llmdpd_jax.data.collect import make_episode, returns_of
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.tasks import reacher_goal
 from llmdpd_jax.tasks.environment import point_on
@@ -100,8 +100,16 @@ def test_the_controller_pulls_the_shorter_way_and_damps():
 def test_the_expert_arrives_and_worse_qualities_return_less():
     family = get_family("reacher_goal")
     goals = np.stack([family.parameter_array(task.parameters) for task in family.tasks()])
-    seeds = jax.random.bits(KEY, (len(goals), 4))
-    played = {quality: jax.jit(roll_out, static_argnums=(0, 1))(family, quality, seeds, goals) for quality in QUALITIES}
+    seeds, progress = jax.random.bits(KEY, (len(goals), 4)), np.linspace(0.0, 1.0, 4)
+
+    @jax.jit
+    def play():
+        per_task = jax.vmap(make_episode(family, *QUALITIES), in_axes=(0, 0, None, None))
+        per_quality = jax.vmap(per_task, in_axes=(0, None, 0, None))
+        return jax.lax.map(lambda which: per_quality(seeds, progress, goals, which), jnp.arange(len(QUALITIES)))
+
+    each = play()
+    played = {quality: jax.tree.map(lambda x, i=i: x[i], each) for i, quality in enumerate(QUALITIES)}
     off = np.linalg.norm(played["expert"].observations[:, :, -1, :2] - goals[:, None], axis=-1)
     assert off.mean() < 0.006 and off.max() < 0.015
     means = {quality: returns_of(rollout).mean() for quality, rollout in played.items()}

@@ -15,6 +15,8 @@ from llmdpd_jax.evaluation.results import load_results
 from llmdpd_jax.evaluation.rollout import make_rollout
 from llmdpd_jax.tasks.point_robot import PointRobot
 
+pytestmark = pytest.mark.slow  # programs of their own are compiled
+
 HERE = "Go to (0.3, 0.4)"
 CHUNK = 3
 

@@ -10,6 +10,8 @@ from llmdpd_jax import load_policy
 from llmdpd_jax.cli.main import main
 from llmdpd_jax.training import checkpoint
 
+pytestmark = pytest.mark.slow  # programs of their own are compiled
+
 
 @pytest.fixture(scope="module")
 def folder(made_world):

@@ -75,7 +75,7 @@ def test_identical_seeds_give_identical_runs(world, tiny_run, tmp_path):
     assert (tiny_run / "metrics.csv").read_bytes() != (tmp_path / "other" / "metrics.csv").read_bytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_interrupted_and_resumed_equals_uninterrupted(world, tmp_path, monkeypatch, capsys, number):
     """The signal comes between checkpoints, while a call runs."""
     settings = {"train__checkpoint_every": 100}

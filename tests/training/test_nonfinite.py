@@ -133,6 +133,7 @@ def spoilt(monkeypatch):
     return seen
 
 
+@pytest.mark.slow  # a program of its own
 def test_the_update_its_batch_and_what_is_intact_are_named(world, tmp_path, spoilt, capsys):
     run = tmp_path / "run"
     assert main(["train", *world.config(), f"--out={run}"]) == 2

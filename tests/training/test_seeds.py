@@ -11,6 +11,8 @@ from llmdpd_jax.cli.main import main
 from llmdpd_jax.training import checkpoint
 from llmdpd_jax.training.metrics import read_metrics
 
+pytestmark = pytest.mark.slow  # programs of their own are compiled
+
 SMALL_STEPS = {"optimiser__learning_rate": 1e-5}  # rounding does not grow
 
 

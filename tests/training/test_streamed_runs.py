@@ -10,6 +10,8 @@ from llmdpd_jax.cli.main import main
 from llmdpd_jax.training import checkpoint, loop
 from llmdpd_jax.training.metrics import read_metrics
 
+pytestmark = pytest.mark.slow  # programs of their own are compiled
+
 STREAMED = {"data__streaming": True, "data__stream_updates": 3}
 
 

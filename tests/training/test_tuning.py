@@ -108,7 +108,6 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(world, run, tmp_path, mo
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
-@pytest.mark.slow
 def test_an_llm_divided_among_devices_is_tuned_as_on_one(world, run, tmp_path, subprocess_environment):
     script = """
 import sys
@@ -116,6 +115,8 @@ import jax
 from llmdpd_jax.cli.main import main
 from llmdpd_jax.models.llm import encoder
 from llmdpd_jax.training import loop
+
+pytestmark = pytest.mark.slow  # programs of their own are compiled
 assert jax.local_device_count() == 8
 encoder._too_large_for_copies = lambda size, device: True
 calls = []
