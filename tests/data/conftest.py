@@ -11,8 +11,7 @@ from llmdpd_jax.tasks.manifest import Manifest, TaskEntry
 def write_tagged_tasks(tmp_path_factory):
     """`write_tagged_tasks(lengths)`: a manifest of train tasks with episodes of the given lengths (a list for each).
 
-    Observation 100 x episode + step, reward its negative, action [episode, step]; episodes of even number end truly.
-    With noise, normal noise of that size is on all of them, in float64.
+    What their values are says `tagged`. With noise, normal noise of that size is on all of them, in float64.
     """
 
     def write(lengths, noise=0.0) -> Manifest:

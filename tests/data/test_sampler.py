@@ -4,17 +4,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tagged import (
+    ALL_LENGTHS,
+    LENGTHS,
+    TASK_OF,
+    check_prompts_are_of_other_episodes,
+    check_transitions,
+    check_windows,
+    origin,
+)
 
 from llmdpd_jax.data.minari_io import Episodes
 from llmdpd_jax.data.sampler import BatchSizes, sample_batch, sample_prompts
 from llmdpd_jax.data.store import build_store
 
-LENGTHS = ([5, 2, 7], [3, 3], [6, 1, 4, 2])  # episodes of three tasks
-
 
 @pytest.fixture(scope="module")
 def store():
-    """Values name their origin: observation 100 x episode + step, reward its negative, action [episode, step]."""
+    """Tagged episodes (`tagged`) with padding that is not a number."""
     tasks, episode = [], 0
     for lengths in LENGTHS:
         number = episode + np.arange(len(lengths))[:, None]
@@ -44,32 +51,15 @@ def batch(store):
 
 
 draw_prompts = jax.jit(sample_prompts, static_argnums=3)
-ALL_LENGTHS = np.concatenate(LENGTHS)
-TASK_OF = np.repeat([0, 1, 2], [3, 2, 4])
-
-
-def origin(observations):
-    """Episode and step an observation comes from."""
-    return np.divmod(np.asarray(observations)[..., 0].astype(int), 100)
 
 
 def test_transitions_belong_together(batch):
     assert not np.isnan(batch.observations).any() and not np.isnan(batch.next_observations).any()
-    episode, step = origin(batch.observations)
-    assert (step < ALL_LENGTHS[episode]).all()
-    np.testing.assert_array_equal(batch.next_observations, batch.observations + 1)
-    np.testing.assert_array_equal(batch.actions, np.stack([episode, step], -1))
-    np.testing.assert_array_equal(batch.rewards, -batch.observations[..., 0])
-    np.testing.assert_array_equal(TASK_OF[episode], np.broadcast_to(batch.task_id[:, None], episode.shape))
-    ends = (step == ALL_LENGTHS[episode] - 1) & (episode % 2 == 0)
-    np.testing.assert_array_equal(batch.terminations, ends)
+    check_transitions(batch)
 
 
 def test_prompt_is_another_episode_of_the_same_task(batch):
-    episode, _ = origin(batch.observations)
-    prompt, _ = origin(batch.prompt.observations[:, 0])
-    np.testing.assert_array_equal(TASK_OF[prompt], batch.task_id)
-    assert (episode != prompt[:, None]).all()
+    check_prompts_are_of_other_episodes(batch)
 
 
 def chi_square(counts, shares):
@@ -96,23 +86,8 @@ def test_tasks_prompts_and_steps_are_uniform(batch):
             assert chi_square(counts, [1 / len(others)] * len(others)) < 4
 
 
-def check_prompt(prompt, length):
-    """Windows are consecutive real steps followed by padding; the whole episode where it is short enough."""
-    episode, start = origin(prompt.observations[:, 0])
-    real = np.minimum(ALL_LENGTHS[episode], length)
-    np.testing.assert_array_equal(prompt.mask, np.arange(length) < real[:, None])
-    np.testing.assert_array_equal(start[ALL_LENGTHS[episode] <= length], 0)
-    step = start[:, None] + np.arange(length)
-    expected = np.where(prompt.mask, 100 * episode[:, None] + step, 0)
-    np.testing.assert_array_equal(prompt.observations[..., 0], expected)
-    np.testing.assert_array_equal(prompt.next_observations[..., 0], np.where(prompt.mask, expected + 1, 0))
-    np.testing.assert_array_equal(prompt.rewards, -expected)
-    np.testing.assert_array_equal(prompt.actions[..., 1], np.where(prompt.mask, step, 0))
-    return episode, start
-
-
 def test_prompt_windows(batch):
-    episode, start = check_prompt(batch.prompt, 4)
+    episode, start = check_windows(batch.prompt, 4)
     # The longest episode has 7 steps: a window of 4 starts at 0, 1, 2 or 3 alike.
     assert chi_square(np.bincount(start[ALL_LENGTHS[episode] == 7]), [1 / 4] * 4) < 4
 
@@ -120,12 +95,12 @@ def test_prompt_windows(batch):
 def test_prompts_longer_than_every_episode(store):
     prompt = draw_prompts(store, jax.random.key(1), jnp.arange(3), 12)
     assert prompt.mask.shape == (3, 12)
-    check_prompt(prompt, 12)
+    check_windows(prompt, 12)
 
 
 def test_prompts_for_given_tasks(store):
     tasks = jnp.array([2, 0, 0, 1] * 500)
-    episode, _ = check_prompt(draw_prompts(store, jax.random.key(2), tasks, 3), 3)
+    episode, _ = check_windows(draw_prompts(store, jax.random.key(2), tasks, 3), 3)
     np.testing.assert_array_equal(TASK_OF[episode], tasks)
     assert chi_square(np.bincount(episode[tasks == 2] - 5, minlength=4), [1 / 4] * 4) < 4
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tagged import LENGTHS, check_prompts_are_of_other_episodes, check_transitions, check_windows, origin
 
 from llmdpd_jax.data.episode_files import STEPS_FILE, open_episode_files
 from llmdpd_jax.data.sampler import BatchSizes, sample_batch
@@ -17,9 +18,6 @@ from llmdpd_jax.data.streaming import BatchStream, make_draw, read_batch
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.tasks.manifest import require_split
 
-LENGTHS = ([5, 2, 7], [3, 3], [6, 1, 4, 2])  # episodes of three tasks
-ALL_LENGTHS = np.concatenate(LENGTHS)
-TASK_OF = np.repeat([0, 1, 2], [3, 2, 4])
 MANY = BatchSizes(groups=6000, group_size=4, prompt_length=4)
 FEW = BatchSizes(groups=4, group_size=3, prompt_length=4)
 
@@ -39,39 +37,17 @@ def batch(files):
     return read_batch(files, MANY, make_draw(files, MANY, seed=0)(0))
 
 
-def origin(observations):
-    """Episode and step an observation comes from."""
-    return np.divmod(np.asarray(observations)[..., 0].astype(int), 100)
-
-
 def assert_same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def test_transitions_belong_together(batch):
-    episode, step = origin(batch.observations)
-    assert (step < ALL_LENGTHS[episode]).all()
-    np.testing.assert_array_equal(batch.next_observations, batch.observations + 1)
-    np.testing.assert_array_equal(batch.actions, np.stack([episode, step], -1))
-    np.testing.assert_array_equal(batch.rewards, -batch.observations[..., 0])
-    np.testing.assert_array_equal(TASK_OF[episode], np.broadcast_to(batch.task_id[:, None], episode.shape))
-    ends = (step == ALL_LENGTHS[episode] - 1) & (episode % 2 == 0)
-    np.testing.assert_array_equal(batch.terminations, ends)
+    check_transitions(batch)
 
 
 def test_prompt_is_a_window_of_another_episode_of_the_same_task(batch):
-    episode, _ = origin(batch.observations)
-    prompt, start = origin(batch.prompt.observations[:, 0])
-    np.testing.assert_array_equal(TASK_OF[prompt], batch.task_id)
-    assert (episode != prompt[:, None]).all()
-    real = np.minimum(ALL_LENGTHS[prompt], 4)
-    np.testing.assert_array_equal(batch.prompt.mask, np.arange(4) < real[:, None])
-    step = start[:, None] + np.arange(4)
-    expected = np.where(batch.prompt.mask, 100 * prompt[:, None] + step, 0)
-    np.testing.assert_array_equal(batch.prompt.observations[..., 0], expected)
-    np.testing.assert_array_equal(batch.prompt.next_observations[..., 0], np.where(batch.prompt.mask, expected + 1, 0))
-    np.testing.assert_array_equal(batch.prompt.rewards, -expected)
-    np.testing.assert_array_equal(batch.prompt.actions[..., 1], np.where(batch.prompt.mask, step, 0))
+    check_prompts_are_of_other_episodes(batch)
+    check_windows(batch.prompt, 4)
 
 
 def cells(batch):
