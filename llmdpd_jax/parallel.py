@@ -7,6 +7,7 @@ axis take its name, or None where nothing is divided: the same losses serve one 
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,8 @@ from llmdpd_jax.types import Array
 
 DATA = "data"
 FORMS = ("shard_map", "pmap", "fsdp")  # one device's share on all, in two ways; arrays divided among all, as one
+# How XLA's messages begin where a process has no answer from another: "UNKNOWN: Gloo AllGather failed: ...".
+DISCONNECTED = re.compile("(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): ")
 SMALLEST_DIVIDED = 2**12  # numbers of an array below which sending it about costs more than a copy
 
 
@@ -186,8 +189,10 @@ def all_alive(advice: str) -> Iterator[None]:
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1 or out_of_memory(error) or why_not_writable(error):
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # XLA's errors come as either
+        if jax.process_count() == 1 or not DISCONNECTED.match(str(error)):
+            raise
+        if out_of_memory(error) or why_not_writable(error):
             raise
         reason = str(error).strip().splitlines()[0][:200]
         raise ProcessLost(f"another process of this job is gone ({reason}). {advice}") from error
