@@ -92,7 +92,7 @@ def default_config() -> ml_collections.ConfigDict:
     agent.expectile = 0.7  # weighted: of the values that state values follow (IQL: 0.7)
     agent.advantage_weight = 1.0  # weighted: log of how much more an action counts, per mean size of advantages
     agent.critic_weight = 1.0  # weight of the critic's loss
-    agent.model_weight = 10.0  # weight of predicting reward and next observation from the context; 0 turns it off
+    agent.model_weight = 10.0  # weight of predicting reward and next observation, half each, from the context; 0: off
     agent.alignment_weight = 0.0  # weight of the contrastive text-trajectory alignment, among train tasks; 0 is off
     agent.consistency_weight = 0.1  # weight of how far the contexts of a task's descriptions differ
     agent.discount = 0.0  # per step; 0 means automatic: 1 - 2 / (mean episode length), within [0.9, 0.99]

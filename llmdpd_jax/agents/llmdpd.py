@@ -183,7 +183,9 @@ def make_agent(
         predicted = task_model.apply({"params": params["model"]}, observations, actions, told[:, :, None])
         outcome = jnp.concatenate([batch.rewards[..., None], batch.next_observations - observations], axis=-1)
         outcome = outcome / agent.chunk  # per step: else it would count the more, the longer the chunk
-        model_loss = jnp.mean((predicted - outcome) ** 2)
+        # Rewards count as much as observations, however many numbers those have: often they alone tell tasks.
+        errors = (predicted - outcome) ** 2
+        model_loss = 0.5 * (jnp.mean(errors[..., 0]) + jnp.mean(errors[..., 1:]))
         alignment = alignment_loss(told[0], told[1], batch.task_id, axis)
         consistency = consistency_loss(told[0], batch.task_id, axis)
 

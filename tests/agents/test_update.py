@@ -111,7 +111,9 @@ def test_losses_by_hand(tiny):
     told = [agent.fuse(params, *vectors, *flags).full[:, None] for flags in ((yes, no), (no, yes), (yes, yes))]
     predicted = np.stack([model({"params": params["model"]}, batch.observations, batch.actions, c) for c in told])
     outcome = np.concatenate([batch.rewards[..., None], batch.next_observations - batch.observations], -1)
-    assert metrics["loss/model"] == pytest.approx(np.mean((predicted - outcome) ** 2), rel=1e-4)
+    squares = (predicted - outcome) ** 2
+    halves = [squares[..., 0].mean(), squares[..., 1:].mean()]  # the reward, and the observation
+    assert metrics["loss/model"] == pytest.approx(np.mean(halves), rel=1e-4)
 
     # What is logged is predicted without seeing it, and from both prompts.
     mean_action = ConditionedMLP(2, 8, 2).apply({"params": params["behaviour"]}, batch.observations, None, told[2])
