@@ -11,6 +11,7 @@ from llmdpd_jax.config import default_config
 def get_config():
     config = default_config()
     config.data.manifest = "data/ant_dir/tasks.json"
-    config.agent.cloning_weight = 0.1  # as for cheetah_vel
+    config.model.number_dials = 4  # headings come round again
+    config.agent.cloning_weight = 1.0  # with 0.1 the critic went astray; tried for 8,000 updates only
     config.train.steps = 24_000
     return config
