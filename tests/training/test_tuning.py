@@ -17,6 +17,8 @@ from llmdpd_jax.prompts.table import sample_text
 from llmdpd_jax.tasks.manifest import load_manifest, require_split
 from llmdpd_jax.training import checkpoint, loop, preparation
 
+pytestmark = pytest.mark.slow  # programs of their own are compiled
+
 TUNED = {"text__lora_rank": 2, "text__soft_tokens": 3, "optimiser__llm_learning_rate": 0.05}
 
 
@@ -115,8 +117,6 @@ import jax
 from llmdpd_jax.cli.main import main
 from llmdpd_jax.models.llm import encoder
 from llmdpd_jax.training import loop
-
-pytestmark = pytest.mark.slow  # programs of their own are compiled
 assert jax.local_device_count() == 8
 encoder._too_large_for_copies = lambda size, device: True
 calls = []
