@@ -77,6 +77,7 @@ class Store:
     terminations: Array  # [E, T] bool, True where the task really ended; a time limit (truncation) is not an end
     lengths: Array  # [E] int32, number of actions of an episode
     task_id: Array  # [E] int32, 0 .. N - 1
+    weights: Array  # [E] int32, how many times each transition of an episode counts where transitions are drawn
     task_episodes: Array  # [N, M] int32, episodes of each task, row padded by repeating its own entries
     task_counts: Array  # [N] int32, how many entries of the row are real
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -28,12 +28,13 @@ from llmdpd_jax.data.minari_io import open_episodes
 from llmdpd_jax.data.moments import Moments, measure, merge
 from llmdpd_jax.data.progress import progress_bar
 from llmdpd_jax.data.store import bound_actions, check_count, check_same_spaces, make_statistics, task_name
+from llmdpd_jax.data.weighting import return_weights
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.tasks.manifest import TaskEntry, TaskSplit
 from llmdpd_jax.types import Statistics
 
 STEPS_FILE, INDEX_FILE = "steps.bin", "index.safetensors"
-FORMAT = "1"  # files of another format are written anew
+FORMAT = "2"  # files of another format are written anew
 _FLOAT = np.dtype("<f4")
 _STATISTICS = tuple(field.name for field in fields(Statistics))
 
@@ -46,8 +47,14 @@ class EpisodeFiles:
     folder: Path
     lengths: np.ndarray  # [E] int64, number of actions of an episode
     task_id: np.ndarray  # [E] int32, counts `split.tasks` in order; episodes of a task follow each other
+    returns: np.ndarray  # [E] float64, sum of the rewards of an episode
+    weights: np.ndarray  # [E] int64, how many times each transition of an episode counts where transitions are drawn
     statistics: Statistics
     digest: str  # SHA-256 of steps, lengths and tasks: the same digest, the same data
+
+    def weighted(self, temperature: float) -> "EpisodeFiles":
+        """The same data, of which the better episodes count more (`return_weights`)."""
+        return replace(self, weights=return_weights(self.returns, self.lengths, self.task_id, temperature))
 
     @property
     def observation_size(self) -> int:
@@ -141,6 +148,7 @@ def _write_beside(split: TaskSplit, folder: Path, progress: bool) -> None:
 
 def _write(split: TaskSplit, folder: Path, progress: bool) -> None:
     lengths: list[int] = []
+    returns: list[float] = []
     counts: list[int] = []
     observed: Moments | None = None
     with open(folder / STEPS_FILE, "wb") as file, progress_bar(progress) as bar:
@@ -162,6 +170,7 @@ def _write(split: TaskSplit, folder: Path, progress: bool) -> None:
                 digest.update(rows)
                 file.write(rows)
                 lengths.append(int(episode.lengths[0]))
+                returns.append(float(episode.rewards[0].sum(dtype=np.float64)))
             counts.append(len(lengths) - before)
             check_count(split, task, counts[-1])
         file.flush()
@@ -175,6 +184,7 @@ def _write(split: TaskSplit, folder: Path, progress: bool) -> None:
     }
     for array in index.values():
         digest.update(array)
+    index["returns"] = np.array(returns)
     arrays = index | {name: np.asarray(getattr(statistics, name)) for name in _STATISTICS}
     save_file(arrays, folder / INDEX_FILE, {"digest": digest.hexdigest()})
 
@@ -200,12 +210,14 @@ def _read_index(split: TaskSplit, folder: Path) -> EpisodeFiles:
     try:
         with safe_open(folder / INDEX_FILE, "np") as file:
             digest = file.metadata()["digest"]
-            arrays = {name: file.get_tensor(name) for name in ("lengths", "task_id", *_STATISTICS)}
+            arrays = {name: file.get_tensor(name) for name in ("lengths", "task_id", "returns", *_STATISTICS)}
         files = EpisodeFiles(
             split,
             folder,
             arrays["lengths"],
             arrays["task_id"],
+            arrays["returns"],
+            np.ones(len(arrays["lengths"]), np.int64),
             Statistics(**{name: jnp.asarray(arrays[name]) for name in _STATISTICS}),
             digest,
         )

@@ -1,7 +1,7 @@
 """Loads one split of a manifest into the device-resident store, and measures its statistics."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from llmdpd_jax.data.d4rl import read_d4rl
 from llmdpd_jax.data.episodes import Episodes
 from llmdpd_jax.data.minari_io import read_episodes
 from llmdpd_jax.data.progress import progress_bar
+from llmdpd_jax.data.weighting import return_weights
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.tasks.manifest import Manifest, TaskEntry, TaskSplit, require_split
 from llmdpd_jax.types import Statistics, Store
@@ -37,6 +38,17 @@ class SplitData:
     def task_id(self) -> np.ndarray:
         """Task of each episode [E]."""
         return self.store.task_id
+
+    @property
+    def returns(self) -> np.ndarray:
+        """Sum of the rewards of each episode [E] float64."""
+        real = np.arange(self.store.rewards.shape[1]) < self.lengths[:, None]
+        return np.sum(self.store.rewards, axis=1, where=real, dtype=np.float64)
+
+    def weighted(self, temperature: float) -> "SplitData":
+        """The same data, of which the better episodes count more (`return_weights`)."""
+        weights = return_weights(self.returns, self.lengths, self.task_id, temperature)
+        return replace(self, store=self.store.replace(weights=weights))
 
     @property
     def observation_size(self) -> int:
@@ -137,6 +149,7 @@ def build_store(tasks: Sequence[Episodes]) -> Store:
         terminations=stack("terminations", 0),
         lengths=np.concatenate([episodes.lengths for episodes in tasks]),
         task_id=np.repeat(np.arange(len(tasks), dtype=np.int32), counts),
+        weights=np.ones(counts.sum(), np.int32),
         task_episodes=task_rows(counts),
         task_counts=counts.astype(np.int32),
     )
@@ -172,7 +185,7 @@ def divide_store(store: Store, parts: int) -> Store:
             [np.pad(array[chosen], [(0, most - len(chosen)), *[(0, 0)] * (array.ndim - 1)]) for chosen, _ in pieces]
         )
 
-    per_episode = ("observations", "actions", "rewards", "terminations", "lengths", "task_id")
+    per_episode = ("observations", "actions", "rewards", "terminations", "lengths", "task_id", "weights")
     return Store(
         **{name: take(getattr(store, name)) for name in per_episode},
         task_episodes=np.stack([task_rows(counts, widest) for _, counts in pieces]),

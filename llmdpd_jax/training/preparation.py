@@ -89,6 +89,8 @@ def prepare(config) -> Given:
         units, digest = data.statistics, data.digest
     else:
         units, digest = statistics(data), checkpoint.digest(data.store)
+    if config.data.return_temperature:
+        data = data.weighted(config.data.return_temperature)
     units = teacher.statistics if teacher else units
     about_data = {"family": manifest.family, "horizon": manifest.horizon, "digest": digest}
     return Given(config, data, units, texts, text_units, encoder, llm, tuning, teacher, about_data)

@@ -40,6 +40,16 @@ def test_statistics_are_those_of_the_store(write_tagged_tasks, tmp_path):
     assert (files.observation_size, files.action_size) == (data.observation_size, data.action_size) == (1, 2)
 
 
+def test_better_episodes_count_more_as_in_the_store(write_tagged_tasks, tmp_path):
+    manifest = write_tagged_tasks(LENGTHS)
+    files, data = open_train(manifest, tmp_path), load_split(manifest, "train", progress=False)
+    np.testing.assert_array_equal(files.returns, data.returns)
+    np.testing.assert_array_equal(files.weights, data.store.weights)
+    assert (files.weights == 1).all()
+    np.testing.assert_array_equal(files.weighted(0.3).weights, data.weighted(0.3).store.weights)
+    assert len(np.unique(files.weighted(0.3).weights)) == 3
+
+
 def test_statistics_of_minari_data_with_a_constant_and_a_half_bounded_action(write_dataset, tmp_path):
     rng = np.random.default_rng(0)
     for name, count in (("a-v0", 3), ("b-v0", 5)):

@@ -1,5 +1,6 @@
 """What is streamed from files: the batches that `sample_batch` draws, for every host, and the same after a resume."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -60,9 +61,12 @@ def cells(batch):
     return windows, transitions
 
 
-def test_draws_are_distributed_as_those_of_the_store(batch, manifest):
+@pytest.mark.parametrize("weights", [[1] * 9, [4, 1, 2, 1, 1, 3, 2, 5, 2]])
+def test_draws_are_distributed_as_those_of_the_store(files, manifest, weights):
     """Chi-square per degree of freedom (14 and 72 of them): about 1 for two samples of one distribution."""
-    store = load_split(manifest, "train", progress=False).store
+    store = load_split(manifest, "train", progress=False).store.replace(weights=np.array(weights, np.int32))
+    files = dataclasses.replace(files, weights=np.array(weights))
+    batch = read_batch(files, MANY, make_draw(files, MANY, seed=0)(0))
     drawn = jax.jit(lambda keys: sample_batch(store, keys, MANY))(jax.random.split(jax.random.key(0), MANY.groups))
     for mine, theirs in zip(cells(batch), cells(drawn), strict=True):
         possible = mine + theirs > 0
