@@ -34,10 +34,10 @@ MOST_MAPS = 40_000  # memory areas of a process, a dozen for each compiled funct
 
 @pytest.fixture(autouse=True)
 def optimised(request):
-    """Compiles as users do in tests that take their time anyway, or are marked for it."""
-    slow = any(request.node.get_closest_marker(mark) for mark in ("slow", "parity", "weights", "optimised"))
+    """Compiles as users do in tests that compute much, or are marked for it."""
+    much = any(request.node.get_closest_marker(mark) for mark in ("parity", "weights", "optimised"))
     before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", before and not slow)
+    jax.config.update("jax_disable_most_optimizations", before and not much)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
 

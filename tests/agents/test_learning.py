@@ -33,6 +33,7 @@ def train(agent, draw_batch, steps, key):
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 @pytest.mark.parametrize("policy_improvement", ["one_step", "full_chain"])
 def test_uniform_data_and_a_named_goal_give_actions_at_the_goal(policy_improvement):
     """One-step episodes with reward -(a - goal)²; logged actions are uniform, so cloning alone would be uniform too."""
@@ -111,6 +112,7 @@ def turns_store():
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 @pytest.mark.parametrize("denoiser", ["mlp", "dit"])
 def test_a_chunk_of_actions_does_what_each_of_its_steps_asks_for(denoiser):
     """Planned from the first observation alone: the goal and its opposite by turns, three times."""

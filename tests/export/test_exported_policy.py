@@ -149,6 +149,7 @@ def test_told_when_it_is_used(exports):
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_other_networks_and_samplers(tmp_path, llm, packages):
     """Compiled as users compile."""
     made = run_alone(SLOW_CASES, llm, packages, tmp_path)

@@ -89,6 +89,7 @@ def test_a_learner_sees_and_acts_by_the_familys_frame():
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_an_expert_learns_and_tells_how(tmp_path, monkeypatch, capsys):
     quick = {"batch_size": 16, "num_minibatches": 32, "learning_rate": 1e-3}
     monkeypatch.setattr(training, "PPO_SETTINGS", training.PPO_SETTINGS | quick)
