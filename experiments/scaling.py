@@ -46,7 +46,6 @@ def inputs(config, agent) -> tuple:
         terminations=abstract(1, episodes, STEPS, dtype=bool),
         lengths=abstract(1, episodes, dtype=integer),
         task_id=abstract(1, episodes, dtype=integer),
-        weights=abstract(1, episodes, dtype=integer),
         task_episodes=abstract(1, TASKS, EPISODES, dtype=integer),
         task_counts=abstract(1, TASKS, dtype=integer),
     )

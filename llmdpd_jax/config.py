@@ -36,7 +36,7 @@ def default_config() -> ml_collections.ConfigDict:
     data.stream_cache = ""  # folder of the copy that is streamed; empty: beside the weights ($LLMDPD_CACHE)
     data.stream_updates = 20  # streamed updates per compiled call; so many batches are held at once
     data.parts = 1  # of the data, divided among the devices by episode; 1: each device holds them all
-    data.return_temperature = 0.0  # of weighting a task's episodes by return, the best against the worst; 0: all alike
+    data.return_temperature = 0.0  # of cloning a task's better episodes more, by their return; 0: all alike
     data.prompt_length = 20  # steps of a trajectory prompt; longer episodes give windows of this length
 
     config.text = text = ml_collections.ConfigDict()

@@ -77,9 +77,9 @@ class Store:
     terminations: Array  # [E, T] bool, True where the task really ended; a time limit (truncation) is not an end
     lengths: Array  # [E] int32, number of actions of an episode
     task_id: Array  # [E] int32, 0 .. N - 1
-    weights: Array  # [E] int32, how many times each transition of an episode counts where transitions are drawn
     task_episodes: Array  # [N, M] int32, episodes of each task, row padded by repeating its own entries
     task_counts: Array  # [N] int32, how many entries of the row are real
+    weights: Array | None = None  # [E] float32, how much an episode's transitions count in cloning; None: all alike
 
 
 @struct.dataclass
@@ -93,3 +93,4 @@ class Batch:
     terminations: Array  # [G, S] bool, whether the task ended within them
     task_id: Array  # [G] int32
     prompt: TrajectoryPrompt  # [G, T, ...], another episode of the task than any its transitions come from
+    weights: Array | None = None  # [G, S] how much a transition counts in cloning; None: all alike

@@ -168,7 +168,7 @@ def make_diffusion_ql(
         output, x0 = predict(params["denoiser"], x, t, observations, context)
         target = process.network_target(diffusion.parameterisation, schedule, actions, t, noise)
         weight = process.loss_weight(diffusion.loss_weights, diffusion.parameterisation, schedule, t)
-        errors = weight * jnp.mean((output - target) ** 2, axis=-1)
+        errors = weigh(weight * jnp.mean((output - target) ** 2, axis=-1), batch)
         cloning_loss = jnp.mean(errors)
 
         def raise_q(action: Array) -> tuple[Array, Array]:
@@ -313,6 +313,11 @@ def make_diffusion_ql(
         return critic.apply({"params": params["critic"]}, observation, action, fused_context(model, context.full))
 
     return DiffusionQL(init, loss, act, values)
+
+
+def weigh(errors: Array, batch: Batch) -> Array:
+    """Errors [...] of cloning the transitions of a batch, by how much each of them counts."""
+    return errors if batch.weights is None else batch.weights * errors
 
 
 # --- update ----------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from llmdpd_jax.agents.diffusion_ql import (
     make_diffusion_ql,
     make_optimiser,
     next_state,
+    weigh,
 )
 from llmdpd_jax.models.critic import ConditionedMLP
 from llmdpd_jax.models.denoiser import fused_context
@@ -193,7 +194,7 @@ def make_agent(
         # is known there and nowhere else. So narrow data are cloned closely, wide data are left to Q. The prediction is
         # made from both prompts: not knowing the task would count as width.
         mean_action = behaviour.apply({"params": params["behaviour"]}, observations, None, stop(told[-1])[:, None])
-        behaviour_loss = jnp.mean((mean_action - actions) ** 2)
+        behaviour_loss = jnp.mean(weigh(jnp.mean((mean_action - actions) ** 2, axis=-1), batch))
         spread = jnp.maximum(mean_across(axis, stop(behaviour_loss)), SMALLEST_SPREAD)
 
         core_loss, metrics = core.loss(params, state, batch, context, key_core, spread)

@@ -48,12 +48,12 @@ class EpisodeFiles:
     lengths: np.ndarray  # [E] int64, number of actions of an episode
     task_id: np.ndarray  # [E] int32, counts `split.tasks` in order; episodes of a task follow each other
     returns: np.ndarray  # [E] float64, sum of the rewards of an episode
-    weights: np.ndarray  # [E] int64, how many times each transition of an episode counts where transitions are drawn
     statistics: Statistics
     digest: str  # SHA-256 of steps, lengths and tasks: the same digest, the same data
+    weights: np.ndarray | None = None  # [E] float32, how much its transitions count in cloning; None: all alike
 
     def weighted(self, temperature: float) -> "EpisodeFiles":
-        """The same data, of which the better episodes count more (`return_weights`)."""
+        """The same data, of which the better episodes are cloned more (`return_weights`)."""
         return replace(self, weights=return_weights(self.returns, self.lengths, self.task_id, temperature))
 
     @property
@@ -217,7 +217,6 @@ def _read_index(split: TaskSplit, folder: Path) -> EpisodeFiles:
             arrays["lengths"],
             arrays["task_id"],
             arrays["returns"],
-            np.ones(len(arrays["lengths"]), np.int64),
             Statistics(**{name: jnp.asarray(arrays[name]) for name in _STATISTICS}),
             digest,
         )

@@ -23,9 +23,8 @@ class BatchSizes:
 def sample_batch(store: Store, keys: Array, sizes: BatchSizes) -> Batch:
     """Draws a task with a trajectory prompt for each key `[G]`, and `sizes.group_size` transitions of that task.
 
-    Tasks are uniform. The prompt is a uniformly drawn episode of the task; transitions are drawn from
-    the steps of the task's *other* episodes, so a policy cannot read its target from its prompt: each as often as the
-    weight of its episode says, uniformly unless that was set. Every task of the store needs two
+    Tasks are uniform. The prompt is a uniformly drawn episode of the task; transitions are uniform over the steps of
+    the task's *other* episodes, so a policy cannot read its target from its prompt. Every task of the store needs two
     episodes, which `load_split` checks for the train split. `terminations` are true ends only: the last step before a
     time limit bootstraps from its next observation like any other.
 
@@ -51,12 +50,12 @@ def _sample_group(store: Store, key: Array, sizes: BatchSizes) -> Batch:
     row = store.task_episodes[task_id]  # [M]
     place = jnp.arange(len(row))
     usable = (place < count) & (place != prompt_place)
-    starts = (store.lengths[row] - (sizes.chunk - 1)) * store.weights[row]
-    ends = jnp.cumsum(jnp.where(usable, starts, 0))  # [M] starts up to and with an episode, by weight
+    starts = store.lengths[row] - (sizes.chunk - 1)
+    ends = jnp.cumsum(jnp.where(usable, starts, 0))  # [M] starts up to and with an episode
     draw = jax.random.randint(step_key, (sizes.group_size,), 0, ends[-1])  # [S] of the task's usable starts
     chosen = jnp.searchsorted(ends, draw, side="right", method="scan")
+    step = draw - jnp.where(chosen > 0, ends[jnp.maximum(chosen - 1, 0)], 0)
     episode = row[chosen]
-    step = (draw - jnp.where(chosen > 0, ends[jnp.maximum(chosen - 1, 0)], 0)) // store.weights[episode]
     steps = episode[:, None], step[:, None] + jnp.arange(sizes.chunk)  # [S, H]
     weights = jnp.asarray(sizes.discount ** np.arange(sizes.chunk), jnp.float32)
     return Batch(
@@ -67,6 +66,7 @@ def _sample_group(store: Store, key: Array, sizes: BatchSizes) -> Batch:
         terminations=jnp.any(store.terminations[steps], axis=-1),
         task_id=task_id,
         prompt=_window(store, window_key, row[prompt_place], sizes.prompt_length),
+        weights=None if store.weights is None else store.weights[episode],
     )
 
 

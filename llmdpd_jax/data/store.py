@@ -46,7 +46,7 @@ class SplitData:
         return np.sum(self.store.rewards, axis=1, where=real, dtype=np.float64)
 
     def weighted(self, temperature: float) -> "SplitData":
-        """The same data, of which the better episodes count more (`return_weights`)."""
+        """The same data, of which the better episodes are cloned more (`return_weights`)."""
         weights = return_weights(self.returns, self.lengths, self.task_id, temperature)
         return replace(self, store=self.store.replace(weights=weights))
 
@@ -149,7 +149,6 @@ def build_store(tasks: Sequence[Episodes]) -> Store:
         terminations=stack("terminations", 0),
         lengths=np.concatenate([episodes.lengths for episodes in tasks]),
         task_id=np.repeat(np.arange(len(tasks), dtype=np.int32), counts),
-        weights=np.ones(counts.sum(), np.int32),
         task_episodes=task_rows(counts),
         task_counts=counts.astype(np.int32),
     )
@@ -185,11 +184,12 @@ def divide_store(store: Store, parts: int) -> Store:
             [np.pad(array[chosen], [(0, most - len(chosen)), *[(0, 0)] * (array.ndim - 1)]) for chosen, _ in pieces]
         )
 
-    per_episode = ("observations", "actions", "rewards", "terminations", "lengths", "task_id", "weights")
+    per_episode = ("observations", "actions", "rewards", "terminations", "lengths", "task_id")
     return Store(
         **{name: take(getattr(store, name)) for name in per_episode},
         task_episodes=np.stack([task_rows(counts, widest) for _, counts in pieces]),
         task_counts=np.stack([counts for _, counts in pieces]).astype(np.int32),
+        weights=None if store.weights is None else take(store.weights),
     )
 
 

@@ -35,8 +35,8 @@ def make_draw(files: EpisodeFiles, sizes: BatchSizes, seed: int) -> Callable[[in
     lengths = files.lengths
     counts = np.bincount(files.task_id)  # [N] episodes of each task
     last = np.cumsum(counts)  # [N] one beyond its last episode
-    starts = (lengths - (sizes.chunk - 1)) * files.weights  # [E]
-    ends = np.cumsum(starts)  # [E] starts up to and with an episode, by weight, of all tasks
+    starts = lengths - (sizes.chunk - 1)  # [E]
+    ends = np.cumsum(starts)  # [E] starts up to and with an episode, of all tasks
     begins = ends - starts
 
     def draw(update: int) -> Draws:
@@ -50,8 +50,7 @@ def make_draw(files: EpisodeFiles, sizes: BatchSizes, seed: int) -> Callable[[in
         # The starts of the prompt's episode are leapt over.
         at += np.where(at >= begins[prompt][:, None], starts[prompt][:, None], 0)
         episode = np.searchsorted(ends, at, side="right")
-        step = (at - begins[episode]) // files.weights[episode]
-        return Draws(task_id.astype(np.int32), prompt, window, episode, step)
+        return Draws(task_id.astype(np.int32), prompt, window, episode, at - begins[episode])
 
     return draw
 
@@ -93,6 +92,7 @@ def read_batch(files: EpisodeFiles, sizes: BatchSizes, draws: Draws) -> Batch:
             next_observations=seen[:, 1:],
             mask=mask,
         ),
+        weights=None if files.weights is None else files.weights[draws.episode],
     )
 
 

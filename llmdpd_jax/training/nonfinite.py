@@ -62,6 +62,7 @@ def read_store(store: Store, sizes: BatchSizes, draws: Draws) -> Batch:
             next_observations=np.where(mask[..., None], store.observations[prompt, window + 1], 0),
             mask=mask,
         ),
+        weights=None if store.weights is None else store.weights[episode],
     )
 
 

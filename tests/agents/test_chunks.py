@@ -61,7 +61,8 @@ def test_a_constant_plan_by_hand(request, name):
     }
     metrics = tiny.update(tiny.state.replace(params=params), tiny.batch, tiny.text)[1]
     assert tiny.batch.actions.shape == (3, 4, 6)
-    assert metrics["loss/cloning"] == pytest.approx(np.mean((0.25 - tiny.batch.actions) ** 2), rel=1e-4)
+    cloning = tiny.batch.weights[..., None] * (0.25 - tiny.batch.actions) ** 2
+    assert metrics["loss/cloning"] == pytest.approx(np.mean(cloning), rel=1e-4)
     change = tiny.batch.next_observations - tiny.batch.observations
     halves = [np.mean((outcome / 3) ** 2) for outcome in (tiny.batch.rewards, change)]
     assert metrics["loss/model"] == pytest.approx(np.mean(halves), rel=1e-4)

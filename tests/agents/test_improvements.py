@@ -33,7 +33,8 @@ def constants(student):
 
 def test_distillation_in_plain_numbers(student, constants):
     metrics = student.update(constants, student.batch, student.text, **OFF, cloning_weight=0.3)[1]
-    assert metrics["loss/cloning"] == pytest.approx(np.mean((0.25 - student.batch.actions) ** 2), rel=1e-4)
+    cloning = student.batch.weights[..., None] * (0.25 - student.batch.actions) ** 2
+    assert metrics["loss/cloning"] == pytest.approx(np.mean(cloning), rel=1e-4)
     distilled = 0.3 * (0.4 - 0.25) ** 2 / metrics["spread"]
     expected = metrics["loss/cloning"] + metrics["loss/behaviour"] + distilled
     assert metrics["loss/total"] == pytest.approx(expected, rel=1e-4)

@@ -104,7 +104,8 @@ def test_losses_by_hand(tiny):
     assert metrics["value/policy"] == pytest.approx(value.mean(), rel=1e-4)
     assert metrics["loss/policy"] == pytest.approx(-value.mean() / np.abs(value).mean(), rel=1e-4)
 
-    assert metrics["loss/cloning"] == pytest.approx(np.mean((mine - batch.actions) ** 2), rel=1e-4)
+    weights = batch.weights[..., None]  # better episodes are cloned more
+    assert metrics["loss/cloning"] == pytest.approx(np.mean(weights * (mine - batch.actions) ** 2), rel=1e-4)
 
     model = jax.jit(ConditionedMLP(4, 8, 2).apply)
     vectors = agent.read_text(params, tiny.text, key_read), agent.read_trajectory(params, batch.prompt)
@@ -118,7 +119,8 @@ def test_losses_by_hand(tiny):
     # What is logged is predicted without seeing it, and from both prompts.
     mean_action = ConditionedMLP(2, 8, 2).apply({"params": params["behaviour"]}, batch.observations, None, told[2])
     mean_action = np.asarray(mean_action)
-    assert metrics["loss/behaviour"] == pytest.approx(np.mean((mean_action - batch.actions) ** 2), rel=1e-4)
+    squares = weights * (mean_action - batch.actions) ** 2
+    assert metrics["loss/behaviour"] == pytest.approx(np.mean(squares), rel=1e-4)
 
 
 def test_the_width_of_behaviour_is_told_apart_from_not_knowing_the_task(tiny):
@@ -191,8 +193,8 @@ def test_the_cloning_loss_of_velocity_by_hand(full_chain):
     )
     losses = [full_chain.update(state, full_chain.batch, full_chain.text, s)[1]["loss/cloning"] for s in range(200)]
     alphas, sigmas = make_schedule("vp", 3).at(np.array([1, 2, 3]) / 3)
-    actions = full_chain.batch.actions
-    expected = np.mean([(0.1 + s * actions) ** 2 + a**2 for a, s in zip(alphas, sigmas, strict=True)])
+    actions, weights = full_chain.batch.actions, full_chain.batch.weights[..., None]
+    expected = np.mean([weights * ((0.1 + s * actions) ** 2 + a**2) for a, s in zip(alphas, sigmas, strict=True)])
     assert np.mean(losses) == pytest.approx(expected, rel=0.04)
 
 

@@ -48,6 +48,7 @@ def make_batch(seed=0, chunk=1):
     def draw(*shape):
         return rng.standard_normal((GROUPS, SIZE, *shape)).astype(np.float32)
 
+    weights = rng.uniform(0.2, 2.0, (GROUPS, SIZE)).astype(np.float32)
     return Batch(
         observations=draw(OBSERVATION),
         actions=rng.uniform(-1, 1, (GROUPS, SIZE, chunk * ACTION)).astype(np.float32),
@@ -56,6 +57,7 @@ def make_batch(seed=0, chunk=1):
         terminations=np.arange(GROUPS * SIZE).reshape(GROUPS, SIZE) % 3 == 0,
         task_id=np.arange(GROUPS) % 2,
         prompt=make_trajectory(seed, (GROUPS,), observation_size=OBSERVATION, action_size=ACTION),
+        weights=weights / weights.mean(),
     )
 
 

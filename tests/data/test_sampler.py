@@ -86,22 +86,13 @@ def test_tasks_prompts_and_steps_are_uniform(batch):
             assert chi_square(counts, [1 / len(others)] * len(others)) < 4
 
 
-def test_transitions_are_drawn_by_weight(store):
-    weights = np.array([1, 5, 2, 1, 1, 3, 1, 1000, 2], np.int32)
-    keys = jax.random.split(jax.random.key(4), 6000)
-    batch = jax.jit(sample_batch, static_argnums=2)(store.replace(weights=weights), keys, BatchSizes(6000, 4, 4))
-    check_transitions(batch)
-    check_prompts_are_of_other_episodes(batch)
-    prompt, _ = origin(batch.prompt.observations[:, 0])
-    assert chi_square(np.bincount(prompt), 1 / np.repeat([9, 6, 12], [3, 2, 4])) < 4  # uniform in uniform tasks
-    episode, step = origin(batch.observations)
-    for chosen in range(9):
-        others = [e for e in np.flatnonzero(TASK_OF[chosen] == TASK_OF) if e != chosen]
-        pairs = [(e, t) for e in others for t in range(ALL_LENGTHS[e])]
-        share = np.array([weights[e] for e, _ in pairs])
-        groups = prompt == chosen
-        drawn = list(zip(episode[groups].ravel(), step[groups].ravel(), strict=True))
-        assert chi_square(np.array([drawn.count(pair) for pair in pairs]), share / share.sum()) < 4
+def test_transitions_carry_the_weight_of_their_episode(store, batch):
+    weights = np.linspace(0.1, 2.0, 9, dtype=np.float32)
+    keys = jax.random.split(jax.random.key(0), 6000)
+    weighted = jax.jit(sample_batch, static_argnums=2)(store.replace(weights=weights), keys, BatchSizes(6000, 4, 4))
+    episode, _ = origin(weighted.observations)
+    np.testing.assert_array_equal(weighted.weights, weights[episode])
+    jax.tree.map(np.testing.assert_array_equal, weighted.replace(weights=None), batch)  # the same are drawn
 
 
 def test_prompt_windows(batch):

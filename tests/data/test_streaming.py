@@ -61,12 +61,9 @@ def cells(batch):
     return windows, transitions
 
 
-@pytest.mark.parametrize("weights", [[1] * 9, [4, 1, 2, 1, 1, 3, 2, 5, 2]])
-def test_draws_are_distributed_as_those_of_the_store(files, manifest, weights):
+def test_draws_are_distributed_as_those_of_the_store(batch, manifest):
     """Chi-square per degree of freedom (14 and 72 of them): about 1 for two samples of one distribution."""
-    store = load_split(manifest, "train", progress=False).store.replace(weights=np.array(weights, np.int32))
-    files = dataclasses.replace(files, weights=np.array(weights))
-    batch = read_batch(files, MANY, make_draw(files, MANY, seed=0)(0))
+    store = load_split(manifest, "train", progress=False).store
     drawn = jax.jit(lambda keys: sample_batch(store, keys, MANY))(jax.random.split(jax.random.key(0), MANY.groups))
     for mine, theirs in zip(cells(batch), cells(drawn), strict=True):
         possible = mine + theirs > 0
@@ -119,6 +116,13 @@ def test_starts_of_chunks_are_uniform(write_tagged_tasks, tmp_path):
     long = draws.step[draws.prompt_episode == 0]
     np.testing.assert_allclose(np.bincount(long.ravel(), minlength=3) / long.size, [1 / 3] * 3, atol=0.03)
     assert (draws.step[draws.prompt_episode == 1] == 0).all()
+
+
+def test_transitions_carry_the_weight_of_their_episode(files):
+    weights = np.linspace(0.1, 2.0, 9, dtype=np.float32)
+    batch = read_batch(dataclasses.replace(files, weights=weights), MANY, make_draw(files, MANY, seed=0)(0))
+    episode, _ = origin(batch.observations)
+    np.testing.assert_array_equal(batch.weights, weights[episode])
 
 
 def test_a_stream_gives_the_batches_of_all_updates_in_order(files):

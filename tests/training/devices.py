@@ -60,9 +60,9 @@ def make_store() -> Store:
         terminations=np.zeros((episodes, STEPS), bool),
         lengths=rng.integers(2, STEPS + 1, episodes).astype(np.int32),
         task_id=np.repeat(np.arange(TASKS, dtype=np.int32), EPISODES),
-        weights=rng.integers(1, 4, episodes).astype(np.int32),
         task_episodes=task_rows([EPISODES] * TASKS),
         task_counts=np.full(TASKS, EPISODES, np.int32),
+        weights=rng.uniform(0.1, 2.0, episodes).astype(np.float32),
     )
 
 

@@ -70,9 +70,9 @@ def store():
         terminations=np.zeros((episodes, 2), bool),
         lengths=np.full(episodes, 2, np.int32),
         task_id=np.repeat(np.arange(3, dtype=np.int32), counts),
-        weights=np.arange(1, episodes + 1, dtype=np.int32),
         task_episodes=task_rows(counts),
         task_counts=np.array(counts, np.int32),
+        weights=np.arange(episodes, dtype=np.float32),
     )
 
 
