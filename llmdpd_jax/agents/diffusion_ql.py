@@ -333,10 +333,15 @@ def make_optimiser(config: ml_collections.ConfigDict) -> optax.GradientTransform
         return optax.adamw(decay, weight_decay=config.optimiser.weight_decay)
 
     steps = adam(config.optimiser.learning_rate)
-    if config.text.lora_rank or config.text.soft_tokens:
+    tuned = config.text.lora_rank or config.text.soft_tokens
+    if tuned:
         rates = {"networks": steps, "llm": adam(config.optimiser.llm_learning_rate)}
         steps = optax.partition(rates, lambda params: {n: "llm" if n == "llm" else "networks" for n in params})
     optimiser = optax.chain(optax.clip_by_global_norm(config.optimiser.clip_norm), steps)
+    if not tuned and config.train.form != "fsdp":
+        # One array instead of one for each parameter: a third fewer kernels to compile and to start. Arrays that are
+        # divided among devices have to stay as they are.
+        optimiser = optax.flatten(optimiser)
     if config.train.distill_from:  # all but the student is another run's and stays as it is
         parts = {"student": optimiser, "rest": optax.set_to_zero()}
         optimiser = optax.partition(parts, lambda params: {n: "student" if n == "student" else "rest" for n in params})

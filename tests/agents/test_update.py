@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 from networks import make_text, make_trajectory, randomise
 
 from llmdpd_jax.agents.llmdpd import alignment_loss, consistency_loss, make_agent
@@ -32,7 +33,9 @@ def constant_critic(params, values):
 
 def gradient(state):
     """The gradient of the first update: Adam's first moment is a tenth of it (nothing is clipped)."""
-    return jax.tree.map(lambda m: np.asarray(m) / (1 - 0.9), optax.tree_utils.tree_get(state.opt_state, "mu"))
+    unravel = ravel_pytree(state.params)[1]
+    moments = unravel(optax.tree_utils.tree_get(state.opt_state, "mu"))
+    return jax.tree.map(lambda m: np.asarray(m) / (1 - 0.9), moments)
 
 
 def largest(tree):
