@@ -37,6 +37,7 @@ def default_config() -> ml_collections.ConfigDict:
     data.stream_updates = 20  # streamed updates per compiled call; so many batches are held at once
     data.parts = 1  # of the data, divided among the devices by episode; 1: each device holds them all
     data.return_temperature = 0.0  # of cloning a task's better episodes more, by their return; 0: all alike
+    data.prompt_share = 1.0  # of a task's episodes, those of highest return, from which prompts are drawn; 1: all
     data.prompt_length = 20  # steps of a trajectory prompt; longer episodes give windows of this length
 
     config.text = text = ml_collections.ConfigDict()
@@ -243,6 +244,7 @@ _RANGES = {
         (
             *("agent.text_dropout", "agent.trajectory_dropout", "agent.tau", "agent.ema_decay", "agent.discount"),
             "agent.expectile",
+            "data.prompt_share",
             "agent.prompt_step_dropout",
             "optimiser.final_learning_rate_fraction",
         ),

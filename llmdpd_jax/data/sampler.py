@@ -18,15 +18,17 @@ class BatchSizes:
     prompt_length: int  # steps of a trajectory prompt, as `sample_prompts` takes them
     chunk: int = 1  # H, actions of a transition
     discount: float = 1.0  # of the rewards within a chunk
+    prompt_share: float = 1.0  # of a task's episodes, the best ones, from which prompts are drawn
 
 
 def sample_batch(store: Store, keys: Array, sizes: BatchSizes) -> Batch:
     """Draws a task with a trajectory prompt for each key `[G]`, and `sizes.group_size` transitions of that task.
 
-    Tasks are uniform. The prompt is a uniformly drawn episode of the task; transitions are uniform over the steps of
-    the task's *other* episodes, so a policy cannot read its target from its prompt. Every task of the store needs two
-    episodes, which `load_split` checks for the train split. `terminations` are true ends only: the last step before a
-    time limit bootstraps from its next observation like any other.
+    Tasks are uniform. The prompt is an episode of the task, drawn uniformly from all of them, or from the best
+    (`sizes.prompt_share`); transitions are uniform over the steps of the task's *other* episodes, so a policy cannot
+    read its target from its prompt. Every task of the store needs two episodes, which `load_split` checks for the train
+    split. `terminations` are true ends only: the last step before a time limit bootstraps from its next observation
+    like any other.
 
     With a `chunk` of H steps a transition is H steps of an episode in a row (Q-chunking, Li et al. 2025, arXiv
     2507.07969): its action is all of theirs, its reward their discounted sum, its next observation the one after the
@@ -46,7 +48,7 @@ def _sample_group(store: Store, key: Array, sizes: BatchSizes) -> Batch:
     task_key, prompt_key, window_key, step_key = jax.random.split(key, 4)
     task_id = jax.random.randint(task_key, (), 0, store.task_counts.shape[0])
     count = store.task_counts[task_id]
-    prompt_place = jax.random.randint(prompt_key, (), 0, count)  # in the task's row of episodes
+    prompt_place = _prompt_place(prompt_key, count, sizes.prompt_share)
     row = store.task_episodes[task_id]  # [M]
     place = jnp.arange(len(row))
     usable = (place < count) & (place != prompt_place)
@@ -70,8 +72,22 @@ def _sample_group(store: Store, key: Array, sizes: BatchSizes) -> Batch:
     )
 
 
-def sample_prompts(store: Store, key: Array, task_ids: Array, prompt_length: int) -> TrajectoryPrompt:
-    """A trajectory prompt for each of `task_ids` `[K]`: a uniformly drawn episode of the task, `[K, T, ...]`.
+def prompt_count(count: Array, share: float) -> Array:
+    """How many of a task's episodes prompts are drawn from, at least one. int32 [...], of counts [...]."""
+    return jnp.maximum(jnp.round(count * share), 1).astype(jnp.int32)
+
+
+def _prompt_place(key: Array, count: Array, share: float) -> Array:
+    """The place of a prompt's episode in its task's row, where the best are first."""
+    return jax.random.randint(key, (), 0, prompt_count(count, share))
+
+
+def sample_prompts(
+    store: Store, key: Array, task_ids: Array, prompt_length: int, share: float = 1.0
+) -> TrajectoryPrompt:
+    """A trajectory prompt for each of `task_ids` `[K]`: an episode of the task, `[K, T, ...]`, drawn uniformly.
+
+    It is drawn from all of the task's episodes, or from a share of them, those of the highest return.
 
     T is `prompt_length`. Of a longer episode the prompt is a window of random start; a shorter one is followed by
     padding: mask False, values 0.
@@ -81,7 +97,7 @@ def sample_prompts(store: Store, key: Array, task_ids: Array, prompt_length: int
 
     def sample_prompt(key: Array, task_id: Array) -> TrajectoryPrompt:
         episode_key, window_key = jax.random.split(key)
-        place = jax.random.randint(episode_key, (), 0, store.task_counts[task_id])
+        place = _prompt_place(episode_key, store.task_counts[task_id], share)
         return _window(store, window_key, store.task_episodes[task_id, place], prompt_length)
 
     return jax.vmap(sample_prompt)(jax.random.split(key, len(task_ids)), task_ids)

@@ -42,8 +42,7 @@ class SplitData:
     @property
     def returns(self) -> np.ndarray:
         """Sum of the rewards of each episode [E] float64."""
-        real = np.arange(self.store.rewards.shape[1]) < self.lengths[:, None]
-        return np.sum(self.store.rewards, axis=1, where=real, dtype=np.float64)
+        return sum_rewards(self.store.rewards, self.lengths)
 
     def weighted(self, temperature: float) -> "SplitData":
         """The same data, of which the better episodes are cloned more (`return_weights`)."""
@@ -142,16 +141,29 @@ def build_store(tasks: Sequence[Episodes]) -> Store:
             [np.pad(a, [(0, 0), (0, time + extra - a.shape[1]), *[(0, 0)] * (a.ndim - 2)]) for a in arrays]
         )
 
+    rewards, lengths = stack("rewards", 0), np.concatenate([episodes.lengths for episodes in tasks])
+    task_id = np.repeat(np.arange(len(tasks), dtype=np.int32), counts)
     return Store(
         observations=stack("observations", 1),
         actions=stack("actions", 0),
-        rewards=stack("rewards", 0),
+        rewards=rewards,
         terminations=stack("terminations", 0),
-        lengths=np.concatenate([episodes.lengths for episodes in tasks]),
-        task_id=np.repeat(np.arange(len(tasks), dtype=np.int32), counts),
-        task_episodes=task_rows(counts),
+        lengths=lengths,
+        task_id=task_id,
+        task_episodes=best_first(sum_rewards(rewards, lengths), task_id)[task_rows(counts)],
         task_counts=counts.astype(np.int32),
     )
+
+
+def sum_rewards(rewards: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return [E] float64 of episodes of so many steps [E], of their rewards [E, T], padded with anything."""
+    real = np.arange(rewards.shape[1]) < lengths[:, None]
+    return np.sum(rewards, axis=1, where=real, dtype=np.float64)
+
+
+def best_first(returns: np.ndarray, task_id: np.ndarray) -> np.ndarray:
+    """Episodes [E] int32 task by task, those of a task by return, the highest first."""
+    return np.lexsort((-returns, task_id)).astype(np.int32)
 
 
 def divide_store(store: Store, parts: int) -> Store:

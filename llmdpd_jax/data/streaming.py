@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from llmdpd_jax.data.episode_files import EpisodeFiles
-from llmdpd_jax.data.sampler import BatchSizes
+from llmdpd_jax.data.sampler import BatchSizes, prompt_count
+from llmdpd_jax.data.store import best_first
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.types import Batch, TrajectoryPrompt
 
@@ -35,6 +36,7 @@ def make_draw(files: EpisodeFiles, sizes: BatchSizes, seed: int) -> Callable[[in
     lengths = files.lengths
     counts = np.bincount(files.task_id)  # [N] episodes of each task
     last = np.cumsum(counts)  # [N] one beyond its last episode
+    ranked, prompts = best_first(files.returns, files.task_id), np.asarray(prompt_count(counts, sizes.prompt_share))
     starts = lengths - (sizes.chunk - 1)  # [E]
     ends = np.cumsum(starts)  # [E] starts up to and with an episode, of all tasks
     begins = ends - starts
@@ -43,7 +45,7 @@ def make_draw(files: EpisodeFiles, sizes: BatchSizes, seed: int) -> Callable[[in
         rng = np.random.default_rng([seed, update])
         task_id = rng.integers(0, len(counts), sizes.groups)
         first = last[task_id] - counts[task_id]  # [G] first episode of the task
-        prompt = first + rng.integers(0, counts[task_id])
+        prompt = ranked[first + rng.integers(0, prompts[task_id])]
         window = rng.integers(0, np.maximum(lengths[prompt] - sizes.prompt_length, 0) + 1)
         usable = ends[last[task_id] - 1] - begins[first] - starts[prompt]  # [G] starts of the task's other episodes
         at = begins[first][:, None] + rng.integers(0, usable[:, None], (sizes.groups, sizes.group_size))

@@ -367,10 +367,9 @@ def _trajectory_prompts(
         found, expected = (data.observation_size, data.action_size), (policy.observation_size, policy.action_size)
         if found != expected:
             raise UserError(f"{manifest.where}: observations and actions hold {found} numbers, the policy's {expected}")
-        count = len(data.split.tasks)
-        drawn = sample_prompts(
-            data.store, key_split, jnp.repeat(jnp.arange(count), episodes), policy.config.data.prompt_length
-        )
+        count, settings = len(data.split.tasks), policy.config.data
+        numbers = jnp.repeat(jnp.arange(count), episodes)
+        drawn = sample_prompts(data.store, key_split, numbers, settings.prompt_length, settings.prompt_share)
         prompts.append(jax.tree.map(lambda x, n=count: x.reshape(n, episodes, *x.shape[1:]), drawn))
     prompt = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *prompts)
     return normalise_trajectory(policy.checkpoint.statistics, prompt)

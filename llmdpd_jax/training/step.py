@@ -35,7 +35,7 @@ Source = Store | Batch
 def batch_sizes(config) -> BatchSizes:
     """Those of a config whose automatic fields are resolved."""
     data, agent = config.data, config.agent
-    return BatchSizes(data.groups, data.group_size, data.prompt_length, agent.chunk, agent.discount)
+    return BatchSizes(data.groups, data.group_size, data.prompt_length, agent.chunk, agent.discount, data.prompt_share)
 
 
 def batch_keys(key: Array, step: Array, groups: Array) -> Array:

@@ -95,6 +95,22 @@ def test_transitions_carry_the_weight_of_their_episode(store, batch):
     jax.tree.map(np.testing.assert_array_equal, weighted.replace(weights=None), batch)  # the same are drawn
 
 
+@pytest.mark.parametrize(("share", "best"), [(0.4, [0, 3, 6, 8]), (0.0, [0, 3, 6]), (0.67, [0, 1, 3, 6, 7, 8])])
+def test_prompts_may_be_the_best_episodes_alone(store, share, best):
+    """Rewards are negative: long episodes return less, and of the last task the second, fourth and third most."""
+    sizes = BatchSizes(6000, 4, 4, prompt_share=share)
+    batch = jax.jit(sample_batch, static_argnums=2)(store, jax.random.split(jax.random.key(5), 6000), sizes)
+    check_transitions(batch)
+    check_prompts_are_of_other_episodes(batch)
+    prompt, _ = check_windows(batch.prompt, 4)
+    tasks = np.bincount(TASK_OF[best])
+    assert chi_square(np.bincount(prompt, minlength=9)[best], 1 / (3 * tasks[TASK_OF[best]])) < 4
+    assert sorted(set(prompt)) == best
+    asked = jax.random.randint(jax.random.key(6), (500,), 0, 3)
+    episode, _ = check_windows(sample_prompts(store, jax.random.key(7), asked, 4, share), 4)
+    assert sorted(set(episode)) == best
+
+
 def test_prompt_windows(batch):
     episode, start = check_windows(batch.prompt, 4)
     # The longest episode has 7 steps: a window of 4 starts at 0, 1, 2 or 3 alike.

@@ -35,7 +35,8 @@ def test_contents(written):
     assert store.observations.shape == (5, 5, 3) and store.actions.shape == (5, 4, 2)
     assert store.lengths.tolist() == [3, 2, 1, 4, 4]
     assert store.task_id.tolist() == [0, 0, 0, 1, 1]
-    assert store.task_episodes.tolist() == [[0, 1, 2], [3, 4, 3]]
+    # Best return first: 3.99, 3 and 2.97; then 79.94 and about 40.
+    assert store.task_episodes.tolist() == [[1, 2, 0], [4, 3, 4]]
     assert store.task_counts.tolist() == [3, 2]
     np.testing.assert_allclose(store.observations[1, :, 0], [2, 2.01, 2.02, 0, 0])
     np.testing.assert_allclose(store.rewards[4], [20, 19.99, 19.98, 19.97])

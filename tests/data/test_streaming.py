@@ -61,10 +61,13 @@ def cells(batch):
     return windows, transitions
 
 
-def test_draws_are_distributed_as_those_of_the_store(batch, manifest):
-    """Chi-square per degree of freedom (14 and 72 of them): about 1 for two samples of one distribution."""
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_draws_are_distributed_as_those_of_the_store(files, manifest, share):
+    """Chi-square per degree of freedom (at least 7): about 1 for two samples of one distribution."""
+    sizes = dataclasses.replace(MANY, prompt_share=share)
+    batch = read_batch(files, sizes, make_draw(files, sizes, seed=0)(0))
     store = load_split(manifest, "train", progress=False).store
-    drawn = jax.jit(lambda keys: sample_batch(store, keys, MANY))(jax.random.split(jax.random.key(0), MANY.groups))
+    drawn = jax.jit(lambda keys: sample_batch(store, keys, sizes))(jax.random.split(jax.random.key(0), MANY.groups))
     for mine, theirs in zip(cells(batch), cells(drawn), strict=True):
         possible = mine + theirs > 0
         assert (mine[possible] > 0).all() and (theirs[possible] > 0).all()
