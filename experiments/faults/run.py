@@ -146,7 +146,7 @@ class Place:
 
     def as_whole(self, run: str | Path) -> str:
         """How a run compares with the one that nothing befell."""
-        states = [checkpoint.load(self.folder / one / "checkpoints" / "6").state for one in ("whole", run)]
+        states = [checkpoint.load(self.folder / one / "checkpoints" / "6", optimiser=True).state for one in ("whole", run)]
         pairs = list(zip(*map(jax.tree.leaves, states), strict=True))
         if all(np.array_equal(a, b) for a, b in pairs):
             return "the same, bit for bit, as the run that nothing befell"
@@ -285,7 +285,7 @@ def truncated(place: Place) -> Row:
 def flipped(place: Place) -> Row:
     """One bit of the newest checkpoint is flipped"""
     run = place.copy("flipped")
-    whole = jax.tree.leaves(checkpoint.load(run).state)
+    whole = jax.tree.leaves(checkpoint.load(run, optimiser=True).state)
     files = sorted(path for path in (run / "checkpoints" / "6").rglob("*") if path.is_file())
     rng, outcomes, last = random.Random(0), Counter(), None
     for _ in range(FLIPS):
@@ -296,7 +296,7 @@ def flipped(place: Place) -> Row:
         changed[place_of_bit // 8] ^= 1 << place_of_bit % 8
         file.write_bytes(changed)
         try:
-            read = jax.tree.leaves(checkpoint.load(run).state)
+            read = jax.tree.leaves(checkpoint.load(run, optimiser=True).state)
             same = all(np.array_equal(a, b) for a, b in zip(whole, read, strict=True))
             outcomes["the same numbers read" if same else "OTHER NUMBERS READ"] += 1
         except UserError as error:
@@ -397,7 +397,7 @@ def damaged(place: Place, damage: Callable[[Path], None]) -> Iterator[None]:
 def nan_in_parameters(place: Place) -> Row:
     """Parameters become NaN"""
     run = place.copy("nan_parameters")
-    good = checkpoint.load(run / "checkpoints" / "4")
+    good = checkpoint.load(run / "checkpoints" / "4", optimiser=True)
     params = jax.tree.map(lambda x: x * np.nan, good.state.params)
     for step in ("4", "6"):
         shutil.rmtree(run / "checkpoints" / step)

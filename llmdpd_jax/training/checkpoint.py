@@ -1,6 +1,7 @@
 """Checkpoints: self-contained, written by Orbax in the background, no pickle.
 
-runs/x/checkpoints/<step>/state       the whole TrainState (exact resume)
+runs/x/checkpoints/<step>/networks    the TrainState without the optimiser's: all that acting needs
+                          optimiser   the optimiser's state, for exact resume
                           statistics  units of data and text
                           metadata    config, shapes, task family, identity of the text encoder (JSON)
 
@@ -28,11 +29,11 @@ from llmdpd_jax.errors import ProcessLost, UserError
 from llmdpd_jax.parallel import whole
 from llmdpd_jax.types import Array, Batch, Statistics, TextPrompt, TextStatistics, TrajectoryPrompt
 
-FORMAT = 3
+FORMAT = 4
 
 
 class Checkpoint(NamedTuple):
-    """All that acting or resuming needs."""
+    """All that acting or resuming needs. To act, nothing of the optimiser is read: `state.opt_state` is empty."""
 
     agent: Agent
     config: Any  # ConfigDict
@@ -138,17 +139,15 @@ def save(checkpoints: ocp.CheckpointManager, state, statistics, text_statistics,
     step = int(state.step)
     if step in checkpoints.all_steps():
         return
-    units = {"data": statistics, "text": text_statistics}
-    digests = {"metadata": _text_digest(metadata), "state": digest(state), "statistics": digest(units)}
+    parts = _parts(state) | {"statistics": {"data": statistics, "text": text_statistics}}
+    digests = {"metadata": _text_digest(metadata)} | {name: digest(part) for name, part in parts.items()}
     metadata = metadata | {"digests": digests}
-    checkpoints.save(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            statistics=ocp.args.StandardSave(units),
-            metadata=ocp.args.JsonSave(metadata),
-        ),
-    )
+    arguments = {name: ocp.args.StandardSave(part) for name, part in parts.items()}
+    checkpoints.save(step, args=ocp.args.Composite(**arguments, metadata=ocp.args.JsonSave(metadata)))
+
+
+def _parts(state: TrainState) -> dict[str, Any]:
+    return {"networks": state.replace(opt_state=()), "optimiser": state.opt_state}
 
 
 def find(path: str | Path) -> tuple[Path, int]:
@@ -170,8 +169,11 @@ def find(path: str | Path) -> tuple[Path, int]:
     return run, steps[-1]
 
 
-def load(path: str | Path) -> Checkpoint:
+def load(path: str | Path, optimiser: bool = False) -> Checkpoint:
     """Loads the newest checkpoint of a run, or the one named.
+
+    Args:
+      optimiser: with its state, which only resuming needs.
 
     Raises:
       UserError: missing, damaged or foreign checkpoint; the message names it, and the newest one before it that is
@@ -179,7 +181,7 @@ def load(path: str | Path) -> Checkpoint:
     """
     run, step = find(path)
     try:
-        return _read(run, step)
+        return _read(run, step, optimiser)
     except _Damaged as error:
         raise UserError(f"{error}. {_what_is_left(run, step)}") from error
 
@@ -194,7 +196,7 @@ def _what_is_left(run: Path, step: int) -> str:
     steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
     for older in sorted((other for other in steps if other < step), reverse=True):
         with contextlib.suppress(_Damaged):
-            _read(run, older)
+            _read(run, older, optimiser=True)
             return (
                 f"The checkpoint of update {older} is whole: name it ({folder / str(older)}), or go on from it with: "
                 f"rm -r {folder / str(step)} && llmdpd train --resume={run}"
@@ -202,7 +204,7 @@ def _what_is_left(run: Path, step: int) -> str:
     return f"No older checkpoint of the run is whole; to train it anew: rm -r {folder} && llmdpd train --resume={run}"
 
 
-def _read(run: Path, step: int) -> Checkpoint:
+def _read(run: Path, step: int, optimiser: bool) -> Checkpoint:
     """The checkpoint of a step. Raises `_Damaged`, or UserError if it is of another version."""
     folder = run / "checkpoints" / str(step)
     reader = ocp.CheckpointManager((run / "checkpoints").absolute())
@@ -212,8 +214,8 @@ def _read(run: Path, step: int) -> Checkpoint:
         raise _Damaged(f"{folder}: damaged or not written by llmdpd: {_first_line(error)}") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise UserError(f"{folder}: not a checkpoint of this version of llmdpd_jax (format {FORMAT} expected)")
-    expected = metadata.pop("digests", None)  # checkpoints of earlier versions have none
-    if expected is not None and _text_digest(metadata) != expected.get("metadata"):
+    expected = metadata.pop("digests", {})
+    if _text_digest(metadata) != expected.get("metadata"):
         raise _Damaged(f"{folder}: damaged: metadata are not what was saved, by their hash")
     config = from_json(metadata["config"], str(folder))
     agent = make_agent(config, metadata["observation_size"], metadata["action_size"])
@@ -222,20 +224,22 @@ def _read(run: Path, step: int) -> Checkpoint:
         {path: jax.ShapeDtypeStruct(shape, jax.numpy.float32) for path, shape in metadata["tuning"].items()}, sep="/"
     )
     state = jax.eval_shape(partial(initial_state, agent, metadata), jax.random.key(0), tuning)
-    template = ocp.args.Composite(
-        state=ocp.args.StandardRestore(_on_this_device(state)),
-        statistics=ocp.args.StandardRestore(_on_this_device(_statistics_template(*sizes))),
-    )
+    template = _parts(state) | {"statistics": _statistics_template(*sizes)}
+    if not optimiser:
+        template.pop("optimiser")
+    arguments = {name: ocp.args.StandardRestore(_on_this_device(part)) for name, part in template.items()}
     try:
-        restored = reader.restore(step, args=template)
+        restored = reader.restore(step, args=ocp.args.Composite(**arguments))
     except Exception as error:
         raise _Damaged(f"{folder}: damaged, or its networks differ from its config: {_first_line(error)}") from error
     finally:
         reader.close()
-    state, statistics = jax.tree.map(jax.numpy.asarray, (restored.state, restored.statistics))
-    for name, part in {"state": state, "statistics": statistics}.items():
-        if expected is not None and digest(part) != expected.get(name):
+    parts = {name: jax.tree.map(jax.numpy.asarray, restored[name]) for name in template}
+    for name, part in parts.items():
+        if digest(part) != expected.get(name):
             raise _Damaged(f"{folder}: damaged: {name} is not what was saved, by its hash")
+    state = parts["networks"].replace(opt_state=parts.get("optimiser", ()))
+    statistics = parts["statistics"]
     return Checkpoint(agent, config, state, statistics["data"], statistics["text"], metadata, folder)
 
 

@@ -113,7 +113,7 @@ def train_given(given: Given, store: Store | None, run: Path, runs: dict[Path, A
             states = [init(key, given.tuning) for key in keys]
             states = [taught(state, given.teacher.state) for state in states] if given.teacher else states
         else:
-            restored = [checkpoint.load(folder / "checkpoints" / str(step)) for folder in runs]
+            restored = [checkpoint.load(folder / "checkpoints" / str(step), optimiser=True) for folder in runs]
             if restored[0].metadata["manifest"]["digest"] != given.about_data["digest"]:
                 raise UserError(f"{config.data.manifest}: the data are not those that {run} was trained on")
             states = [one.state for one in restored]

@@ -96,31 +96,36 @@ def save_unhashed(run, state, found) -> None:
     """Writes step 6 anew with this state and the hashes of the old one: as a damage that Orbax lets through."""
     metadata = json.loads((run / "checkpoints" / "6" / "metadata" / "metadata").read_text())
     shutil.rmtree(run / "checkpoints" / "6")
-    units = {"data": found.statistics, "text": found.text_statistics}
+    parts = {
+        "networks": state.replace(opt_state=()),
+        "optimiser": state.opt_state,
+        "statistics": {"data": found.statistics, "text": found.text_statistics},
+    }
+    arguments = {name: ocp.args.StandardSave(part) for name, part in parts.items()}
     with ocp.CheckpointManager((run / "checkpoints").absolute()) as manager:
-        arguments = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            statistics=ocp.args.StandardSave(units),
-            metadata=ocp.args.JsonSave(metadata),
-        )
-        manager.save(6, args=arguments)
+        manager.save(6, args=ocp.args.Composite(**arguments, metadata=ocp.args.JsonSave(metadata)))
 
 
-def test_a_flipped_bit_is_noticed(world, tiny_run, tmp_path, refused):
+@pytest.mark.parametrize("part", ["networks", "optimiser"])
+def test_a_flipped_bit_is_noticed(world, tiny_run, tmp_path, refused, part):
     run = shutil.copytree(tiny_run, tmp_path / "run")
-    found = checkpoint.load(run)
-    leaves, tree = jax.tree.flatten(found.state)
+    found = checkpoint.load(run, optimiser=True)
+    state = found.state
+    leaves, tree = jax.tree.flatten(state.opt_state if part == "optimiser" else state.params)
     largest = max(range(len(leaves)), key=lambda i: leaves[i].size)
     weights = np.array(leaves[largest])
     weights.view(np.uint32).flat[7] ^= 1  # the last bit of one weight
     leaves[largest] = jnp.asarray(weights)
-    save_unhashed(run, tree.unflatten(leaves), found)
+    changed = {"opt_state" if part == "optimiser" else "params": tree.unflatten(leaves)}
+    save_unhashed(run, state.replace(**changed), found)
     message = refused("train", f"--resume={run}")
-    assert f"{run / 'checkpoints' / '6'}: damaged: state is not what was saved" in message
+    assert f"{run / 'checkpoints' / '6'}: damaged: {part} is not what was saved" in message
     assert f"The checkpoint of update 4 is whole: name it ({run / 'checkpoints' / '4'})" in message
     assert f"rm -r {run / 'checkpoints' / '6'} && llmdpd train --resume={run}" in message
-    save_unhashed(run, found.state, found)
-    assert checkpoint.load(run).state.step == 6, "without the flipped bit it is whole"
+    if part == "optimiser":
+        assert checkpoint.load(run).state.step == 6, "acting asks for nothing of it"
+    save_unhashed(run, state, found)
+    assert checkpoint.load(run, optimiser=True).state.step == 6, "without the flipped bit it is whole"
 
 
 def test_changed_metadata_are_noticed(world, tiny_run, tmp_path):

@@ -40,7 +40,7 @@ def train(world, run, **changes) -> int:
 def assert_same_run(a, b, step):
     """Two runs ended with the same metrics, parameters, slow copies and optimiser state, bit for bit."""
     assert (a / "metrics.csv").read_bytes() == (b / "metrics.csv").read_bytes()
-    states = [checkpoint.load(run / "checkpoints" / str(step)).state for run in (a, b)]
+    states = [checkpoint.load(run / "checkpoints" / str(step), optimiser=True).state for run in (a, b)]
     leaves = [jax.tree_util.tree_leaves_with_path(state) for state in states]
     assert len(leaves[0]) == len(leaves[1]) > 50
     for (path, x), (_, y) in zip(*leaves, strict=True):
@@ -163,8 +163,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(world, tiny_run, tmp_path, monk
     shutil.rmtree(run / "checkpoints" / "6")
     load = checkpoint.load
 
-    def load_diverged(path):
-        loaded = load(path)
+    def load_diverged(path, **options):
+        loaded = load(path, **options)
         params = jax.tree.map(lambda x: x + jnp.inf, loaded.state.params)
         return loaded._replace(state=loaded.state.replace(params=params))
 

@@ -156,7 +156,7 @@ def test_a_run_that_skips_goes_on_without_the_update(world, tmp_path, spoilt):
     metrics = read_metrics(run / "metrics.csv")
     np.testing.assert_array_equal(metrics["skipped"], [0, 0, 1])
     assert all(np.isfinite(values).all() for values in metrics.values())
-    state = checkpoint.load(run).state
+    state = checkpoint.load(run, optimiser=True).state
     assert state.step == 6 and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     counts = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.dtype == jnp.int32]
     assert counts and all(count == 5 for count in counts), "the optimiser has seen five updates"

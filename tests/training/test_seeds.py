@@ -25,7 +25,7 @@ def both(world):
 
 
 def apart(one, other):
-    leaves = (jax.tree.leaves(checkpoint.load(run).state) for run in (one, other))
+    leaves = (jax.tree.leaves(checkpoint.load(run, optimiser=True).state) for run in (one, other))
     return max(float(np.abs(a - b).max()) for a, b in zip(*leaves, strict=True))
 
 

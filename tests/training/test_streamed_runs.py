@@ -23,7 +23,7 @@ def run(world):
 
 
 def states(*runs):
-    return [checkpoint.load(run).state for run in runs]
+    return [checkpoint.load(run, optimiser=True).state for run in runs]
 
 
 def test_it_learns_from_other_batches_of_the_same_data(run, tiny_run):

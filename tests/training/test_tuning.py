@@ -106,7 +106,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(world, run, tmp_path, mo
     assert checkpoint.find(parts)[1] == 4
     monkeypatch.undo()
     assert main(["train", *world.config(**TUNED), f"--out={parts}"]) == 0
-    states = [checkpoint.load(one).state for one in (run, parts)]
+    states = [checkpoint.load(one, optimiser=True).state for one in (run, parts)]
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
