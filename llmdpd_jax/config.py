@@ -19,6 +19,7 @@ from llmdpd_jax.diffusion.schedules import SCHEDULES, TIME_DRAWS, make_schedule
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.denoiser import DENOISERS
 from llmdpd_jax.models.layers import ACTIVATIONS
+from llmdpd_jax.models.llm.tuning import tunes_llm
 from llmdpd_jax.models.prompt_encoder import POOLINGS
 from llmdpd_jax.parallel import FORMS
 
@@ -309,7 +310,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             "agent.model_weight: 0 leaves nothing that teaches the prompts; set agent.detach_context=False as well, so "
             "that cloning and values do"
         )
-    if (config.text.lora_rank or config.text.soft_tokens) and not config.model.use_llm:
+    if tunes_llm(config) and not config.model.use_llm:
         raise UserError("text.lora_rank, text.soft_tokens: there is no LLM to tune with model.use_llm=False")
     if config.optimiser.learning_rate == 0 or config.optimiser.clip_norm == 0:
         raise UserError("optimiser.learning_rate, optimiser.clip_norm: must be above 0, or nothing is learned")

@@ -146,7 +146,8 @@ class Place:
 
     def as_whole(self, run: str | Path) -> str:
         """How a run compares with the one that nothing befell."""
-        states = [checkpoint.load(self.folder / one / "checkpoints" / "6", optimiser=True).state for one in ("whole", run)]
+        steps = [self.folder / one / "checkpoints" / "6" for one in ("whole", run)]
+        states = [checkpoint.load(step, optimiser=True).state for step in steps]
         pairs = list(zip(*map(jax.tree.leaves, states), strict=True))
         if all(np.array_equal(a, b) for a, b in pairs):
             return "the same, bit for bit, as the run that nothing befell"

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 from flax import struct
+from jax.flatten_util import ravel_pytree
 
 from llmdpd_jax import draws
 from llmdpd_jax.diffusion import process
@@ -26,6 +27,7 @@ from llmdpd_jax.diffusion.schedules import make_schedule
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.critic import ConditionedMLP, Critic
 from llmdpd_jax.models.denoiser import fused_context, make_denoiser
+from llmdpd_jax.models.llm.tuning import tunes_llm
 from llmdpd_jax.parallel import mean_across
 from llmdpd_jax.types import Array, Batch
 
@@ -323,6 +325,17 @@ def weigh(errors: Array, batch: Batch) -> Array:
 # --- update ----------------------------------------------------------------------------------------------------------
 
 
+def in_a_row(config: ml_collections.ConfigDict) -> bool:
+    """Whether the whole gradient is put in one array: many fewer kernels to compile and to start than with one for each
+    parameter. Arrays that may be divided among devices stay apart."""
+    return config.train.form != "fsdp" and not tunes_llm(config)
+
+
+def gradient_norm(grads: dict, config: ml_collections.ConfigDict) -> Array:
+    """Norm [] of the whole gradient, before it is clipped."""
+    return optax.tree.norm(ravel_pytree(grads)[0] if in_a_row(config) else grads)
+
+
 def make_optimiser(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
     """AdamW with a cosine decay, after the global norm of the gradient is clipped; of what the config lets learn."""
 
@@ -333,14 +346,11 @@ def make_optimiser(config: ml_collections.ConfigDict) -> optax.GradientTransform
         return optax.adamw(decay, weight_decay=config.optimiser.weight_decay)
 
     steps = adam(config.optimiser.learning_rate)
-    tuned = config.text.lora_rank or config.text.soft_tokens
-    if tuned:
+    if tunes_llm(config):
         rates = {"networks": steps, "llm": adam(config.optimiser.llm_learning_rate)}
         steps = optax.partition(rates, lambda params: {n: "llm" if n == "llm" else "networks" for n in params})
     optimiser = optax.chain(optax.clip_by_global_norm(config.optimiser.clip_norm), steps)
-    if not tuned and config.train.form != "fsdp":
-        # One array instead of one for each parameter: a third fewer kernels to compile and to start. Arrays that are
-        # divided among devices have to stay as they are.
+    if in_a_row(config):
         optimiser = optax.flatten(optimiser)
     if config.train.distill_from:  # all but the student is another run's and stays as it is
         parts = {"student": optimiser, "rest": optax.set_to_zero()}

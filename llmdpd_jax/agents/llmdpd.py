@@ -11,13 +11,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
-import optax
 
 from llmdpd_jax import draws
 from llmdpd_jax.agents.diffusion_ql import (
     Context,
     TrainState,
     first_state,
+    gradient_norm,
     make_diffusion_ql,
     make_optimiser,
     next_state,
@@ -227,7 +227,7 @@ def make_agent(
         """
         gradient = jax.grad(total_loss, has_aux=True)(state.params, state, batch, text, key, llm)
         grads, metrics = mean_across(axis, gradient)
-        metrics["grad_norm"] = optax.tree.norm(grads)
+        metrics["grad_norm"] = gradient_norm(grads, config)
         return next_state(state, grads, optimiser, agent), metrics
 
     return Agent(init, update, read_text, read_trajectory, fuse, core.act, core.values)

@@ -29,6 +29,7 @@ from llmdpd_jax.bench.diffusion import (
 from llmdpd_jax.bench.machine import cpu_name, keep_to_cpus
 from llmdpd_jax.bench.rows import Report, Row
 from llmdpd_jax.config import default_config
+from llmdpd_jax.training.step import compiler_options
 from llmdpd_jax.types import Batch, TextPrompt, TrajectoryPrompt
 
 TEXT_TOKENS, TEXT_WIDTH = 32, 64  # of a description about as long as most, in the networks' units
@@ -110,7 +111,7 @@ def cost_rows(name: str, update: Callable, inputs: tuple, needed: float | None, 
     """The rows of one update `(*inputs, key) -> ...`."""
     inputs = (*inputs, jax.random.key(0))
     counted = counted_flops(jax.make_jaxpr(update)(*inputs).jaxpr)
-    lowered = jax.jit(update, donate_argnums=0).lower(*inputs)
+    lowered = jax.jit(update, donate_argnums=0, compiler_options=compiler_options()).lower(*inputs)
     start = time.perf_counter()
     compiled = lowered.compile()
     seconds = time.perf_counter() - start

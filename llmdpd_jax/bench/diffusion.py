@@ -39,6 +39,7 @@ from llmdpd_jax.bench.workers import Worker, take_turns
 from llmdpd_jax.config import default_config
 from llmdpd_jax.diffusion import process
 from llmdpd_jax.diffusion.schedules import make_schedule
+from llmdpd_jax.training.step import compiler_options
 from llmdpd_jax.types import Array, Batch
 
 REFERENCE = "experiments.benchmarks.torch_diffusion_ql"
@@ -142,7 +143,7 @@ class FlaxDiffusionQL:
         params = read_params(Path(file)) | {n: p for n, p in self.state.params.items() if n == STUDENT}
         self.state = first_state(params, make_optimiser(self.config))
         self.batch, self.key = bench_batch(), jax.random.key(0)
-        self.step = jax.jit(update, donate_argnums=0)
+        self.step = jax.jit(update, donate_argnums=0, compiler_options=compiler_options())
         seen = jax.random.normal(jax.random.key(1), (batch, OBSERVATION))
         context = Context(*[no_context(batch)] * 3)
         self.sampler, steps = (STUDENT, None) if improvement == "student" else ("ddim", self.config.diffusion.steps)

@@ -19,6 +19,7 @@ from llmdpd_jax.config import check_config, to_json
 from llmdpd_jax.data.store import divide_store
 from llmdpd_jax.data.streaming import BatchStream
 from llmdpd_jax.errors import UserError
+from llmdpd_jax.models.llm.tuning import tunes_llm
 from llmdpd_jax.parallel import (
     DATA,
     all_alive,
@@ -38,7 +39,7 @@ from llmdpd_jax.training.lock import check_unlocked, run_lock
 from llmdpd_jax.training.metrics import MetricsWriter
 from llmdpd_jax.training.nonfinite import BATCH_FILE, describe_batch, write_batch
 from llmdpd_jax.training.preparation import Given, check_devices, check_run_folder, prepare, run_keys, taught
-from llmdpd_jax.training.step import FIRST_BAD, SKIPPED, batch_sizes, join_metrics, make_train_call
+from llmdpd_jax.training.step import FIRST_BAD, SKIPPED, batch_sizes, compiler_options, join_metrics, make_train_call
 from llmdpd_jax.types import Store
 
 
@@ -71,7 +72,7 @@ def train(config, run: str | Path, devices: int = 0, seeds: int = 1) -> list[Pat
         check_run_folder(one, folder)
         check_unlocked(folder)
     mesh = data_mesh(devices)
-    if not (config.text.lora_rank or config.text.soft_tokens):
+    if not tunes_llm(config):
         check_devices(config, mesh)
     with memory_for_preparation():
         given = prepare(config)
@@ -109,7 +110,7 @@ def train_given(given: Given, store: Store | None, run: Path, runs: dict[Path, A
             keys = [run_keys(one.seed)[0] for one in runs.values()]
             # What one device has no room for is never whole on any.
             lies = divided(mesh, jax.eval_shape(first_of, keys[0], given.tuning)) if fsdp else None
-            init = jax.jit(first_of, out_shardings=lies, compiler_options=compiled_to_run_once())
+            init = jax.jit(first_of, out_shardings=lies, compiler_options=compiler_options(run_once=True))
             states = [init(key, given.tuning) for key in keys]
             states = [taught(state, given.teacher.state) for state in states] if given.teacher else states
         else:
@@ -183,7 +184,7 @@ def seed_runs(config, run: Path, seeds: int) -> dict[Path, Any]:
         raise UserError(f"--seeds: {seeds}; train at least one")
     if seeds == 1:
         return {run: config}
-    if config.text.lora_rank or config.text.soft_tokens:
+    if tunes_llm(config):
         raise UserError("--seeds: runs that tune the LLM learn one at a time; start one for each seed")
     if config.data.streaming:
         raise UserError("--seeds: runs side by side share one store; with data.streaming start one for each seed")
@@ -229,13 +230,6 @@ def streamed_call(
         counts.append(some)
         left -= some
     return state, join_metrics(parts, counts)
-
-
-def compiled_to_run_once() -> dict[str, Any]:
-    """Compiler options for what is run but once: on CPUs optimising it takes longer than it saves."""
-    if jax.default_backend() != "cpu":
-        return {}
-    return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def newest_common_step(managers: Sequence) -> int | None:

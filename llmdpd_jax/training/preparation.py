@@ -17,7 +17,7 @@ from llmdpd_jax.data.episode_files import EpisodeFiles, open_episode_files
 from llmdpd_jax.data.store import SplitData, load_split, statistics
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.llm.encoder import TextEncoder, encoder_settings
-from llmdpd_jax.models.llm.tuning import FrozenLLM, init_tuning
+from llmdpd_jax.models.llm.tuning import FrozenLLM, init_tuning, tunes_llm
 from llmdpd_jax.models.llm.weights import cache_folder
 from llmdpd_jax.parallel import is_leader, leader_first
 from llmdpd_jax.prompts.cache import cached_prompts
@@ -82,7 +82,7 @@ def prepare(config) -> Given:
     if config.evaluation.sampler == "auto":
         config.evaluation.sampler = STUDENT if config.agent.policy_improvement == "student" else "ddim"
     llm, tuning = None, {}
-    if config.text.lora_rank or config.text.soft_tokens:
+    if tunes_llm(config):
         key = jax.random.fold_in(run_keys(config.seed)[0], 1)
         texts, llm, tuning = tune_llm(config, encoder, data.split.tasks, texts, text_units, key)
     if config.data.streaming:

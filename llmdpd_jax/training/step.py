@@ -165,7 +165,8 @@ def make_train_call(
         return state, metrics | {FIRST_BAD: first_bad} | ({SKIPPED: count - taken} if skip else {})
 
     if not many or whole:
-        return jax.jit(updates, donate_argnums=0, out_shardings=None if whole else sharding)
+        lies = None if whole else sharding
+        return jax.jit(updates, donate_argnums=0, out_shardings=lies, compiler_options=compiler_options())
     if form == "pmap":
         # Something must have an axis for the devices to share.
         axes, devices = (0, *[None] * 7), list(mesh.devices.flat)
@@ -173,7 +174,20 @@ def make_train_call(
         return partial(mapped, np.arange(mesh.size))
     specs = COPIED, source, *[COPIED] * 5
     shared = jax.shard_map(updates, mesh=mesh, in_specs=specs, out_specs=COPIED, check_vma=False)
-    return jax.jit(shared, donate_argnums=0)
+    return jax.jit(shared, donate_argnums=0, compiler_options=compiler_options())
+
+
+def compiler_options(run_once: bool = False) -> dict[str, Any]:
+    """XLA's options for an update, or for what is run but once, on CPUs; elsewhere its defaults.
+
+    The time of an update goes into matrix products, which are a library's. What LLVM's upper levels do to the rest does
+    not show in it, but makes compiling half as long again.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    if run_once:
+        return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return {"xla_backend_optimization_level": 1}
 
 
 def join_metrics(parts: Sequence[dict[str, Array]], counts: Sequence[int]) -> dict[str, Array]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from flax import struct
 from flax.traverse_util import flatten_dict
@@ -26,6 +27,11 @@ class FrozenLLM:
     config: ModelConfig = struct.field(pytree_node=False)  # with its lora_rank
     params: dict
     statistics: TextStatistics  # of the states before tuning
+
+
+def tunes_llm(config: ml_collections.ConfigDict) -> bool:
+    """Whether a config has something of the LLM trained."""
+    return bool(config.text.lora_rank or config.text.soft_tokens)
 
 
 def tuned_config(config: ModelConfig, tuning: dict) -> ModelConfig:
