@@ -11,6 +11,9 @@ from llmdpd_jax.config import default_config
 def get_config():
     config = default_config()
     config.data.manifest = "data/ant_goal/tasks.json"
-    config.agent.cloning_weight = 0.1  # as for cheetah_vel
+    # As for ant_dir.
+    config.data.return_temperature = 0.1
+    config.data.prompt_share = 0.25
+    config.agent.cloning_weight = 1.0
     config.train.steps = 24_000
     return config
