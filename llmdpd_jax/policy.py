@@ -27,6 +27,8 @@ from llmdpd_jax.prompts.trajectory import absent_trajectory, make_trajectory_pro
 from llmdpd_jax.training.checkpoint import Checkpoint, load
 from llmdpd_jax.types import Array, TextPrompt, TrajectoryPrompt
 
+MOST_CONSTANTS = 2**22  # parameters of a policy that are made part of the program that acts: 16 MB
+
 
 def load_policy(path: str | Path) -> "Policy":
     """The policy of a run's newest checkpoint, or of the checkpoint or step folder named.
@@ -191,7 +193,8 @@ class Policy:
           UserError: an observation of the wrong size, an unknown sampler or prompt, or steps that the policy was not
             trained for.
         """
-        observation = jnp.asarray(observation, jnp.float32)
+        if not isinstance(observation, jax.Array):  # what NumPy holds is taken by the compiled call, at less cost
+            observation = np.asarray(observation, np.float32)
         if observation.shape[-1:] != (self.observation_size,):
             raise UserError(
                 f"observation: its last axis should have size {self.observation_size}, found shape {observation.shape}"
@@ -205,7 +208,6 @@ class Policy:
             guidance = Guidance(**guidance)
         settings = self.config.evaluation
         return self._act(
-            self.params,
             observation,
             context,
             key,
@@ -219,7 +221,11 @@ class Policy:
 
     @cached_property
     def _act(self) -> Callable[..., Array]:
-        return jax.jit(self.act_function, static_argnames=("sampler", "steps", "best_of", "start"))
+        static = ("sampler", "steps", "best_of", "start")
+        if sum(leaf.size for leaf in jax.tree.leaves(self.params)) > MOST_CONSTANTS:
+            return partial(jax.jit(self.act_function, static_argnames=static), self.params)
+        # As constants of the program: to hand over some hundred arrays takes longer than to act once.
+        return jax.jit(partial(self.act_function, self.params), static_argnames=static)
 
     @property
     def act_function(self) -> Callable[..., Array]:
@@ -234,6 +240,7 @@ class Policy:
             params, observation, context, key, guidance=None, previous=None, *, sampler, steps, best_of=1, start=None
         ):
             batch = jnp.broadcast_shapes(observation.shape[:-1], context.full.shape[:-1])
+            observation = observation.astype(jnp.float32)
             observation = jnp.broadcast_to(observation, (*batch, observation.shape[-1]))
             observation = normalise_observation(statistics, observation)
             warm_start = None if previous is None else (normalise_action(statistics, self._flat(previous)), start)

@@ -167,6 +167,15 @@ def test_guidance_weights_do_not_recompile(policy):
     assert policy._act._cache_size() == compiled
 
 
+def test_parameters_as_constants_of_the_program_act_as_arguments_do(policy, monkeypatch):
+    """Those of large networks are no constants."""
+    context = policy.prompt(HERE)
+    monkeypatch.setattr("llmdpd_jax.policy.MOST_CONSTANTS", 0)
+    handed_over = llmdpd_jax.Policy(policy.checkpoint)
+    np.testing.assert_allclose(act(handed_over, context, SEEN), act(policy, context, SEEN), atol=1e-5)
+    assert "denoiser" in handed_over._act.args[0]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

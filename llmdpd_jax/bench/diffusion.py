@@ -144,22 +144,23 @@ class FlaxDiffusionQL:
         self.state = first_state(params, make_optimiser(self.config))
         self.batch, self.key = bench_batch(), jax.random.key(0)
         self.step = jax.jit(update, donate_argnums=0, compiler_options=compiler_options())
-        seen = jax.random.normal(jax.random.key(1), (batch, OBSERVATION))
+        self.seen = jax.random.normal(jax.random.key(1), (batch, OBSERVATION))
         context = Context(*[no_context(batch)] * 3)
         self.sampler, steps = (STUDENT, None) if improvement == "student" else ("ddim", self.config.diffusion.steps)
 
-        def act(params: dict, key: Array) -> tuple[Array, Array]:
+        def act(seen: Array, key: Array) -> tuple[Array, Array]:
             """Actions, and the key of the next call: at batch 1 a call to split keys would cost as much as acting."""
             key, key_act = jax.random.split(key)
-            return self.core.act(params, seen, context, key_act, self.sampler, steps), key
+            return self.core.act(acting, seen, context, key_act, self.sampler, steps), key
 
+        acting = self.state.acting  # constants of the program, as `Policy.act` has them
         self.act = jax.jit(act)
 
     def facts(self) -> dict:
         """The device, and the FLOPs of the matrix products that a run cannot do without."""
         device = jax.devices()[0]
         per_row = necessary_flops(self.state.params, self.config)
-        count = len(self.act(self.state.acting, self.key)[0])
+        count = len(self.act(self.seen, self.key)[0])
         acted = per_row["student"] if self.sampler == STUDENT else per_row["chain"]
         return {
             "platform": device.platform,
@@ -175,9 +176,8 @@ class FlaxDiffusionQL:
         if self.updates:
             loss.block_until_ready()
             return
-        params = self.state.acting
         for _ in range(self.calls):
-            actions, self.key = self.act(params, self.key)
+            actions, self.key = self.act(self.seen, self.key)
             np.asarray(actions)
 
     def result(self, layer: None) -> np.ndarray:
