@@ -178,7 +178,7 @@ def make_train_call(
 
 
 def compiler_options(run_once: bool = False) -> dict[str, Any]:
-    """XLA's options for an update, or for what is run but once, on CPUs; elsewhere its defaults.
+    """XLA's options for an update, or for what is run but once, on CPUs; elsewhere its defaults. `jax.pmap` takes none.
 
     The time of an update goes into matrix products, which are a library's. What LLVM's upper levels do to the rest does
     not show in it, but makes compiling half as long again.
