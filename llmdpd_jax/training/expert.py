@@ -22,7 +22,7 @@ from llmdpd_jax.data.progress import progress_bar
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.tasks.environment import State, TaskEnv, Wrapper
 from llmdpd_jax.tasks.experts import Expert, make_behaviour, save_expert
-from llmdpd_jax.tasks.family import Frame, TaskFamily, get_family
+from llmdpd_jax.tasks.family import Frame, Task, TaskFamily, get_family
 from llmdpd_jax.training.interrupt import Interrupt
 
 with contextlib.redirect_stdout(io.StringIO()):  # Importing Brax prints warnings about optional GPU packages.
@@ -58,7 +58,14 @@ ANT_SETTINGS = {
     "learning_rate": 4e-4,
     "entropy_cost": 1e-2,
 }
-FAMILY_SETTINGS = {"ant_dir": ANT_SETTINGS, "ant_goal": ANT_SETTINGS}
+# Steps of 0.008 s: a robot that leans falls some 50 of them later.
+PARAMS_SETTINGS = {"discounting": 0.99, "learning_rate": 3e-4}
+FAMILY_SETTINGS = {
+    "ant_dir": ANT_SETTINGS,
+    "ant_goal": ANT_SETTINGS,
+    "hopper_params": PARAMS_SETTINGS,
+    "walker_params": PARAMS_SETTINGS,
+}
 
 
 class _EndedEarly(Exception):
@@ -120,32 +127,38 @@ def train_expert(family_name: str, steps: int, out: Path, task: str | None = Non
     parameters = family.parameter_array(chosen[0].parameters) if chosen else None
     _mend_brax()
     looks, began = [], time.monotonic()
-    with (
-        progress_bar(True) as bar,
-        Interrupt("the expert as far as it got") as interrupt,
-        contextlib.suppress(_EndedEarly),
-    ):
-        shown = bar.add_task("training an expert", total=steps)
+    with Interrupt("the expert as far as it got") as interrupt:
+        with progress_bar(True) as bar, contextlib.suppress(_EndedEarly):
+            shown = bar.add_task("training an expert", total=steps)
 
-        def look(step: int, _: Callable, params: tuple) -> None:
-            looks.append((step, jax.device_get(params[:2])))
-            bar.update(shown, completed=step)
-            if interrupt.signal is not None and len(looks) > 1:
-                raise _EndedEarly
+            def look(step: int, _: Callable, params: tuple) -> None:
+                looks.append((step, jax.device_get(params[:2])))
+                bar.update(shown, completed=step)
+                if interrupt.signal is not None and len(looks) > 1:
+                    raise _EndedEarly
 
-        ppo.train(
-            environment=Told(family.make_env(), family.frame, parameters),
-            num_timesteps=steps,
-            episode_length=family.horizon,
-            network_factory=partial(
-                ppo_networks.make_ppo_networks, policy_hidden_layer_sizes=HIDDEN, value_hidden_layer_sizes=HIDDEN
-            ),
-            policy_params_fn=look,
-            num_evals=LOOKS,
-            run_evals=False,
-            seed=seed,
-            **PPO_SETTINGS | FAMILY_SETTINGS.get(family_name, {}),
-        )
+            ppo.train(
+                environment=Told(family.make_env(), family.frame, parameters),
+                num_timesteps=steps,
+                episode_length=family.horizon,
+                network_factory=partial(
+                    ppo_networks.make_ppo_networks, policy_hidden_layer_sizes=HIDDEN, value_hidden_layer_sizes=HIDDEN
+                ),
+                policy_params_fn=look,
+                num_evals=LOOKS,
+                run_evals=False,
+                seed=seed,
+                **PPO_SETTINGS | FAMILY_SETTINGS.get(family_name, {}),
+            )
+        # Minutes for a slow robot: what was learned must not be lost then either.
+        expert, record = _measure(family, looks, chosen)
+    record |= {"family": family_name, "task": task, "seed": seed, "seconds": round(time.monotonic() - began)}
+    save_expert(out, expert, record)
+    return record
+
+
+def _measure(family: TaskFamily, looks: list[tuple], chosen: list[Task] | None) -> tuple[Expert, dict[str, Any]]:
+    """The snapshots chosen of all looks, and what a file says of them: the curve, and returns of every task."""
     learner = stack([params for _, params in looks])
     tasks = chosen or [one for one in family.tasks() if one.split == "train"]
     expert, curve = choose_snapshots(family, learner, np.stack([family.parameter_array(t.parameters) for t in tasks]))
@@ -155,12 +168,8 @@ def train_expert(family_name: str, steps: int, out: Path, task: str | None = Non
         quality: mean_returns(played, quality, np.stack([family.parameter_array(t.parameters) for t in every]), 20)
         for quality in ("random", "medium", "expert")
     }
-    record = {
-        "family": family_name,
-        "task": task,
+    return expert, {
         "steps": int(looks[-1][0]),
-        "seed": seed,
-        "seconds": round(time.monotonic() - began),
         "device": jax.devices()[0].device_kind,
         "versions": {name: importlib.metadata.version(name) for name in ("brax", "jax")},
         "curve": [{"steps": int(step), "return": value} for (step, _), value in zip(looks, curve, strict=True)],
@@ -169,8 +178,6 @@ def train_expert(family_name: str, steps: int, out: Path, task: str | None = Non
             for quality, values in returns.items()
         },
     }
-    save_expert(out, expert, record)
-    return record
 
 
 def stack(looks: list[tuple]) -> Expert:

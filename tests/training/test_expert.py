@@ -128,6 +128,22 @@ def test_an_interrupted_expert_is_written_as_far_as_it_got(tmp_path, monkeypatch
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_signal_while_the_expert_is_measured_loses_nothing(tmp_path, monkeypatch):
+    def learn(policy_params_fn, **_):
+        for i, share in enumerate((0.0, 0.3, 1.0)):
+            policy_params_fn(10 * i, None, goal_seeker(share))
+
+    def measured(*given):
+        signal.raise_signal(signal.SIGTERM)
+        return choose_snapshots(*given)
+
+    choose_snapshots = training.choose_snapshots
+    monkeypatch.setattr(training.ppo, "train", learn)
+    monkeypatch.setattr(training, "choose_snapshots", measured)
+    record = training.train_expert("point_robot", 20, tmp_path / "point.safetensors")
+    assert record["steps"] == 20 and load_expert(tmp_path / "point.safetensors")[0].snapshots == training.SNAPSHOTS
+
+
 def test_bad_input_is_named_before_any_training(tmp_path, capsys):
     assert main(["expert", "--family=point_robot", "--task=train-99"]) == 2
     assert "'point_robot' has no task 'train-99'" in capsys.readouterr().err
