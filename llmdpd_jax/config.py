@@ -22,6 +22,7 @@ from llmdpd_jax.models.layers import ACTIVATIONS
 from llmdpd_jax.models.llm.tuning import tunes_llm
 from llmdpd_jax.models.prompt_encoder import POOLINGS
 from llmdpd_jax.parallel import FORMS
+from llmdpd_jax.tasks.family import BACKENDS
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -126,6 +127,7 @@ def default_config() -> ml_collections.ConfigDict:
     evaluation.sampler = "auto"  # ddim, ancestral, dpm_solver, dpm_solver_sde, heun, midpoint; student; auto: the
     # student if there is one, else ddim
     evaluation.steps = 5  # network calls per action
+    evaluation.backend = ""  # physics of Brax's robots: generalized, mjx, positional, spring; "": the family's own
     evaluation.execute = 0  # actions of a chunk that are carried out before the policy is asked again; 0 is all of them
     evaluation.best_of = 1  # actions drawn, of which the critics choose one
     evaluation.text_guidance = 1.0  # weight of the text prompt: 1 plain, 0 ignored, above 1 exaggerated
@@ -219,6 +221,7 @@ _CHOICES = {
     "agent.policy_improvement": POLICY_IMPROVEMENTS,
     "train.form": FORMS,
     "train.on_nonfinite": ("stop", "skip"),
+    "evaluation.backend": ("", *BACKENDS),
     "evaluation.sampler": ("auto", *SAMPLERS, STUDENT),
 }
 # Least and largest value of a field; whatever is not listed may be any finite number of zero or more.

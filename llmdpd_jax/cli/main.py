@@ -168,6 +168,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--steps", type=int, help="of the sampler (default: the run's config)")
     sub.add_argument("--best-of", type=int, help="actions drawn, the critics choose (default: the run's config)")
     sub.add_argument("--execute", type=int, help="of a chunk's actions, those carried out; 0 is all (default: config)")
+    sub.add_argument("--backend", help="physics of Brax's robots (default: the run's config, or the family's own)")
     _add_guidance(sub)
     sub.add_argument("--variant", default="", help="name of an ablation or baseline, kept in the results")
     sub.add_argument("--seed", type=int, default=0, help="of starts, prompts and noise")
@@ -423,6 +424,7 @@ def evaluate(options) -> None:
         guidance=_guidance(options, policy.config.evaluation),
         best_of=options.best_of,
         execute=options.execute,
+        backend=options.backend,
         variant=options.variant,
         seed=options.seed,
         workers=options.workers,

@@ -179,6 +179,7 @@ def evaluate(
     guidance: Guidance | None = None,
     best_of: int | None = None,
     execute: int | None = None,
+    backend: str | None = None,
     variant: str = "",
     seed: int = 0,
     workers: int | None = None,
@@ -192,7 +193,7 @@ def evaluate(
     episode of that task. Train and test tasks are rolled out together and reported apart.
 
     Args:
-      episodes, sampler, steps, best_of, execute: None takes the policy's config (`evaluation`).
+      episodes, sampler, steps, best_of, execute, backend: None takes the policy's config (`evaluation`).
       guidance: weights of the prompts and the critic; None takes the config's, where 1, 1 and 0 is plain conditioning.
       variant: names an ablation or baseline in the rows.
       seed: of starts, prompts and noise.
@@ -203,13 +204,18 @@ def evaluate(
       The results, and the test tasks' rollouts to draw, if a family says how.
 
     Raises:
-      UserError: nothing to evaluate in, data that do not fit the policy, an unknown sampler or too many steps.
+      UserError: nothing to evaluate in, data that do not fit the policy, an unknown sampler or backend, or too many
+        steps.
     """
     started = time.monotonic()
     settings = policy.config.evaluation
+    backend = settings.backend if backend is None else backend
     if manifest.env is not None:
         family = evaluation_family(manifest)
+        env = family.environment(backend)
     else:
+        if backend:
+            raise UserError(f"evaluation: Gymnasium environments have no physics backend {backend!r} of Brax's")
         _check_tasks(manifest, "descriptions")
         environments = recover_environments(manifest, policy.observation_size, policy.action_size)
         tasks = tuple(replace(task, reference=find_reference(task, manifest.where)) for task in manifest.tasks)
@@ -234,7 +240,7 @@ def evaluate(
     given = ask(policy, manifest, episodes, seed, progress)
     if manifest.env is not None:
         mesh = data_mesh(devices) if jax.device_count() > 1 else None
-        rollout = make_rollout(policy, family.make_env(), family.horizon, sampler, steps, best_of, execute, mesh)
+        rollout = make_rollout(policy, env, family.horizon, sampler, steps, best_of, execute, mesh)
         parameters = family_parameters(family, given.tasks, manifest.where)
         found = rollout(*on_all((policy.params, weighed, *given.prompts, parameters, given.key), mesh))
         (returns, observations), success = jax.device_get(found), None
@@ -255,7 +261,7 @@ def evaluate(
         )
         rollouts = None
     how = (sampler if sampler == STUDENT else f"{sampler}-{steps}") + (f", best of {best_of}" if best_of > 1 else "")
-    how += of_chunk(policy, execute)
+    how += of_chunk(policy, execute) + in_physics(backend)
     labels = {"sampler": how, "guidance": weights(guidance), "seed": policy.config.seed, "variant": variant}
     rows = given.rows(returns, success, **labels)
     return make_results(policy, manifest, rows, started), rollouts
@@ -264,6 +270,11 @@ def evaluate(
 def of_chunk(policy: Policy, execute: int | None = None) -> str:
     """How many actions of a chunk are carried out, as the sampler of a row of results names it; "" without chunks."""
     return f", {policy.steps_per_call(execute)} of {policy.chunk} actions" if policy.chunk > 1 else ""
+
+
+def in_physics(backend: str) -> str:
+    """Another physics than the family's own, as the sampler of a row of results names it; "" for its own."""
+    return f", {backend} physics" if backend else ""
 
 
 def weights(guidance: Guidance) -> dict[str, float]:

@@ -24,6 +24,7 @@ from llmdpd_jax.evaluation.rollout import (
     evaluate,
     evaluation_family,
     family_parameters,
+    in_physics,
     make_results,
     make_rollout,
     of_chunk,
@@ -75,7 +76,7 @@ def sweep(
 
     given = ask(policy, manifest, episodes, seed, progress)
     parameters = family_parameters(family, given.tasks, manifest.where)
-    mesh = data_mesh(devices) if jax.device_count() > 1 else None
+    mesh, env = data_mesh(devices) if jax.device_count() > 1 else None, family.environment(settings.backend)
 
     @partial(jax.jit, out_shardings=None if mesh is None else copied(mesh))
     def returns_of(params, tables, guidances, arguments):
@@ -85,7 +86,7 @@ def sweep(
             def sampler(denoise, grid, key, x):
                 return walk(table, denoise, key, x)
 
-            rollout = make_rollout(policy, family.make_env(), family.horizon, sampler, None, mesh=mesh)
+            rollout = make_rollout(policy, env, family.horizon, sampler, None, mesh=mesh)
             return rollout(params, None if plain else guidance, *arguments)[0]
 
         return jax.vmap(lambda table: jax.vmap(partial(one, table))(guidances))(tables)
@@ -95,7 +96,7 @@ def sweep(
     rows = []
     for (sampler, n), of_way in zip(ways, returns, strict=True):
         for guidance, found in zip(guidances, of_way, strict=True):
-            how = f"{sampler}-{n}" + of_chunk(policy)
+            how = f"{sampler}-{n}" + of_chunk(policy) + in_physics(settings.backend)
             rows += given.rows(found, sampler=how, guidance=weights(guidance), seed=policy.config.seed)
     if STUDENT in policy.params:
         student, _ = evaluate(

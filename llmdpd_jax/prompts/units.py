@@ -1,4 +1,4 @@
-"""Units of length, speed and angle behind a number, and their SI values.
+"""Units of length, speed, angle and ratio behind a number, and their SI values.
 
 A description may give a goal in metres or in feet. Converting is arithmetic, which a small LLM is bad at, so it is done
 here. Units that are not in these tables stay words, and products and powers of units ("m/s^2", "N m") do too.
@@ -35,13 +35,14 @@ _ANGLES = {
     math.pi / 180: "deg degs degree degrees °",
     2 * math.pi: "turns revolutions",
 }
+_RATIOS = {0.01: "percent %"}
 
 
 def _by_name(table: dict[float, str]) -> dict[str, float]:
     return {name: factor for factor, names in table.items() for name in names.split()}
 
 
-LENGTHS, TIMES, SPEEDS, ANGLES = map(_by_name, (_LENGTHS, _TIMES, _SPEEDS, _ANGLES))
+LENGTHS, TIMES, SPEEDS, ANGLES, RATIOS = map(_by_name, (_LENGTHS, _TIMES, _SPEEDS, _ANGLES, _RATIOS))
 
 
 def _either(names) -> str:
@@ -58,6 +59,7 @@ _UNIT = re.compile(
         | [\s·] (?P<inverse> s|sec|min|h|hr ) (?: (?: \^ | \*\* )? [-−] 1 | ⁻¹ ) )?
       | (?P<speed> {_either(SPEEDS)} )
       | (?P<angle> {_either(ANGLES)} )
+      | (?P<ratio> {_either(RATIOS)} )
       | (?P<turn> of \s a \s (?: full \s | whole \s | complete \s )? (?: turn | circle | revolution ) )
     )
     (?! [A-Za-z0-9_°²³⁻]                                        # the name goes on, or a power follows
@@ -73,7 +75,7 @@ _UNIT = re.compile(
 class Unit:
     """A unit that a number is given in."""
 
-    name: str  # of the SI unit: "m", "m/s" or "rad"
+    name: str  # of the SI unit: "m", "m/s" or "rad"; "times" of a ratio
     factor: float  # what one of it is in the SI unit
     start: int  # text[start:end] names it
     end: int
@@ -92,4 +94,6 @@ def read_unit(text: str, end: int) -> Unit | None:
         return Unit("m/s", factor / TIMES[time], *place) if time else Unit("m", factor, *place)
     if "speed" in groups:
         return Unit("m/s", SPEEDS[groups["speed"]], *place)
+    if "ratio" in groups:
+        return Unit("times", RATIOS[groups["ratio"]], *place)
     return Unit("rad", ANGLES[groups.get("angle", "turns")], *place)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # Brax takes seconds to import, and reading a manifest does n
     from llmdpd_jax.tasks.environment import TaskEnv
 
 SPLITS = ("train", "test")
+BACKENDS = ("generalized", "mjx", "positional", "spring")  # physics of Brax's
 QUALITIES = ("random", "replay", "medium", "mixed", "expert")  # replay and mixed are logs of a learner, see `collect`
 
 
@@ -114,7 +115,7 @@ class TaskFamily:
     action_low: tuple[float, ...]  # [A]
     action_high: tuple[float, ...]  # [A]
     parameter_names: tuple[str, ...]
-    make_env: Callable[[], TaskEnv]
+    make_env: Callable[..., TaskEnv]  # of a robot of Brax's: takes `backend`, one of BACKENDS
     tasks: Callable[[], tuple[Task, ...]]  # all splits, from a fixed seed
     behaviour: Callable[[str], Behaviour]
     wordings: tuple[Wording, ...]
@@ -133,6 +134,20 @@ class TaskFamily:
     @property
     def action_size(self) -> int:
         return len(self.action_low)
+
+    def environment(self, backend: str = "") -> TaskEnv:
+        """The environment; with another of BACKENDS than the family's own, as a test of how a policy bears that.
+
+        Raises:
+            UserError: an unknown backend, or a family without a robot of Brax's.
+        """
+        if not backend:
+            return self.make_env()
+        if backend not in BACKENDS:
+            raise UserError(f"unknown physics backend {backend!r} (known: {', '.join(BACKENDS)})")
+        if self.make_env().backend == "none":
+            raise UserError(f"task family {self.name!r} has no robot of Brax's, so it has no backend {backend!r}")
+        return self.make_env(backend=backend)
 
     def descriptions(self, parameters: Mapping[str, float], *, held_out: bool) -> tuple[str, ...]:
         """One description of the task for each train wording, or each held-out one; always the same."""
@@ -156,10 +171,13 @@ class TaskFamily:
 _FACTORIES: dict[str, str | Callable[[], TaskFamily]] = {
     "ant_dir": "llmdpd_jax.tasks.ant_dir:ant_dir",
     "ant_goal": "llmdpd_jax.tasks.ant_goal:ant_goal",
+    "cheetah_dir": "llmdpd_jax.tasks.cheetah_dir:cheetah_dir",
     "cheetah_vel": "llmdpd_jax.tasks.cheetah_vel:cheetah_vel",
+    "hopper_params": "llmdpd_jax.tasks.hopper_params:hopper_params",
     "maze": "llmdpd_jax.tasks.maze:maze",
     "point_robot": "llmdpd_jax.tasks.point_robot:point_robot",
     "reacher_goal": "llmdpd_jax.tasks.reacher_goal:reacher_goal",
+    "walker_params": "llmdpd_jax.tasks.walker_params:walker_params",
 }
 
 

@@ -21,7 +21,7 @@ _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 _TEENS = ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 
-# What one of a unit is in metres, metres per second or radians.
+# What one of a unit is in metres, metres per second, radians or times.
 UNITS = {
     "m": 1.0,
     "cm": 0.01,
@@ -41,6 +41,7 @@ UNITS = {
     "deg": math.pi / 180,
     "turn": 2 * math.pi,
     "gon": math.pi / 200,
+    "percent": 0.01,
 }
 
 
@@ -68,8 +69,9 @@ class Quantity:
     """A number that each template writes its own way, by the format given behind the field's name.
 
     The format is a list of words in any order: a digit (how many decimals, 2 by default), a unit of `UNITS` (the value
-    is given in metres, metres per second or radians), `+` (a sign in any case), `size` (no sign), `short` (no needless
-    zeros), `words` (spelled out), `exp` (3.10e-01) or `times` (3.10x10^-1). `{x:size 1 cm} cm` writes `42.0 cm`.
+    is given in metres, metres per second, radians or times), `+` (a sign in any case), `size` (no sign), `short` (no
+    needless zeros), `words` (spelled out), `exp` (3.10e-01) or `times` (3.10x10^-1). `{x:size 1 cm} cm` writes
+    `42.0 cm`.
     `{x:east|west}` is no number but the word for its sign.
     """
 
@@ -159,7 +161,7 @@ class Writing:
 
 @dataclass(frozen=True)
 class Parts:
-    """What wordings are composed of. A phrase is one string for each place `{a}`, `{b}` of the frames."""
+    """What wordings are composed of. A phrase is one string for each place `{a}`, `{b}`, `{c}`, `{d}` of the frames."""
 
     frames: tuple[str, ...]
     phrases: tuple[tuple[str, ...], ...]
@@ -175,16 +177,18 @@ def compose(parts: Parts, writings: Sequence[Writing], every: int = 1) -> tuple[
         every: a phrase meets every so-manieth frame, so that all phrases meet several frames and the LLM has less to
             read.
 
-    Places are filled in every order of the phrase's strings.
+    Places are filled in both orders of two strings; of more, in one order, each time another.
     """
-    turn = itertools.cycle(writings)
+    turn, orders = itertools.cycle(writings), itertools.count(step=5)
     templates = [next(turn).into(sentence) for sentence in parts.whole]
     for (i, frame), (j, phrase) in itertools.product(enumerate(parts.frames), enumerate(parts.phrases)):
         if (i - j) % every:
             continue
-        writing = next(turn)
-        for strings in itertools.permutations(phrase):
-            templates.append(frame.format(**dict(zip("ab", map(writing.into, strings), strict=False))))
+        writing, permutations = next(turn), tuple(itertools.permutations(phrase))
+        if len(phrase) > 2:
+            permutations = (permutations[next(orders) % len(permutations)],)
+        for strings in permutations:
+            templates.append(frame.format(**dict(zip("abcd", map(writing.into, strings), strict=False))))
     return tuple(dict.fromkeys(templates))
 
 
@@ -201,9 +205,9 @@ class WordingSet:
     train: tuple[str, ...]
     validation: tuple[str, ...]
     held_out: tuple[str, ...]
-    unseen_unit: tuple[str, ...]
-    unknown_unit: tuple[str, ...]
-    unseen_precision: tuple[str, ...]
+    unseen_unit: tuple[str, ...] = ()
+    unknown_unit: tuple[str, ...] = ()
+    unseen_precision: tuple[str, ...] = ()
 
 
 def as_wordings(wordings: WordingSet) -> tuple[Wording, ...]:

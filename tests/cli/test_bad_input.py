@@ -307,6 +307,8 @@ def test_evaluate(world, tiny_run, tmp_path, capfd):
     assert "episodes" in refused(capfd, "evaluate", tiny_run, "--episodes=0", out)
     assert "'dimm' is unknown" in refused(capfd, "evaluate", tiny_run, "--sampler=dimm", out)
     assert "6 is out of range" in refused(capfd, "evaluate", tiny_run, "--steps=6", out)
+    message = refused(capfd, "evaluate", tiny_run, "--backend=spring", out)
+    assert "'point_robot' has no robot of Brax's, so it has no backend 'spring'" in message
     assert not (tmp_path / "out").exists()
 
 

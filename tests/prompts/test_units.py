@@ -36,6 +36,9 @@ KNOWN = {
     " turns": ("rad", 2 * math.pi),
     " of a full turn": ("rad", 2 * math.pi),
     " of a revolution": ("rad", 2 * math.pi),
+    " %": ("times", 0.01),
+    "%": ("times", 0.01),
+    " percent": ("times", 0.01),
 }
 UNKNOWN = [
     "",

@@ -47,3 +47,16 @@ def test_importing_the_environment_prints_nothing():
         [sys.executable, "-c", "import llmdpd_jax.tasks.point_robot"], check=True, capture_output=True, text=True
     )
     assert result.stdout == ""
+
+
+def test_the_environment_comes_in_the_familys_physics_or_in_another():
+    cheetah = get_family("cheetah_vel")
+    assert cheetah.environment().backend == "spring"
+    env = cheetah.environment("positional")
+    assert env.backend == "positional" and (env.observation_size, env.action_size) == (17, 6)
+    with pytest.raises(UserError, match=r"unknown physics backend 'newton' \(known: generalized, mjx, positional"):
+        cheetah.environment("newton")
+    with pytest.raises(UserError, match=r"'maze' has no robot of Brax's, so it has no backend 'spring'"):
+        get_family("maze").environment("spring")
+    with pytest.raises(UserError, match=r"hopper in the physics backend 'spring' would not feel all factors"):
+        get_family("hopper_params").environment("spring")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmdpd_jax.tasks import cheetah_vel
+from llmdpd_jax.tasks import cheetah_dir, cheetah_vel
 from llmdpd_jax.tasks.environment import State
 from llmdpd_jax.tasks.family import get_family
 from llmdpd_jax.tasks.physics import PhysicsTask
@@ -109,11 +109,34 @@ def test_cheetah_vel_tasks_are_fixed_and_distinct():
     assert (tasks[0].name, tasks[0].parameters) == ("train-00", {"speed": 1.69})
 
 
+# --- cheetah_dir -----------------------------------------------------------------------------------------------------
+
+
+def test_cheetah_dir_rewards_by_hand():
+    action = jnp.array([1.0, -0.5, 0.0, 0.0, 0.0, 0.5])
+    # 0.1 m in 0.05 s are 2 m/s, ahead or the wrong way; the action costs 0.05 (1 + 0.25 + 0.25).
+    for direction in (1.0, -1.0):
+        value = cheetah_dir.reward(at(1.0), at(1.1), action, jnp.array([direction]), 0.05)
+        assert value == pytest.approx(2 * direction - 0.075, abs=1e-5)
+
+
+def test_cheetah_dir_has_both_directions_in_both_splits_and_draws_no_other():
+    tasks = get_family("cheetah_dir").tasks()
+    assert [(task.split, task.parameters["direction"]) for task in tasks] == [
+        ("train", 1.0),
+        ("train", -1.0),
+        ("test", 1.0),
+        ("test", -1.0),
+    ]
+    drawn = jax.vmap(cheetah_dir.draw)(jax.random.split(KEY, 500))
+    assert set(np.unique(drawn)) == {-1.0, 1.0} and abs(drawn.mean()) < 0.15
+
+
 # --- robots ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ant_dir", "ant_goal", "cheetah_vel", "reacher_goal"])
+@pytest.mark.parametrize("name", ["ant_dir", "ant_goal", "cheetah_vel", "hopper_params", "reacher_goal"])
 def test_a_batch_of_robots_equals_single_ones(name):
     """Step by step from the same states: over many steps, contacts let what was rounded grow."""
     family = get_family(name)

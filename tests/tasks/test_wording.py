@@ -10,14 +10,17 @@ import pytest
 
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.prompts.numbers import read_numbers
+from llmdpd_jax.tasks import dynamics as dynamics_tasks
 from llmdpd_jax.tasks.point_robot import point_robot
 from llmdpd_jax.tasks.point_robot_wordings import HELD_OUT_TEMPLATES
 from llmdpd_jax.tasks.reacher_goal import reacher_goal
 from llmdpd_jax.tasks.wording import UNITS, Parts, Quantity, Writing, compose, decimal, short, side, spelled
-from llmdpd_jax.tasks.wordings import direction, point, velocity
+from llmdpd_jax.tasks.wordings import direction, dynamics, point, velocity, way
 from llmdpd_jax.tasks.wordings.direction import direction_phrases, direction_wordings
+from llmdpd_jax.tasks.wordings.dynamics import dynamics_wordings
 from llmdpd_jax.tasks.wordings.point import point_wordings
 from llmdpd_jax.tasks.wordings.velocity import velocity_wordings
+from llmdpd_jax.tasks.wordings.way import way_wordings
 
 
 def test_numbers_are_written_as_their_names_say():
@@ -93,27 +96,44 @@ def test_parts_are_composed_in_every_order_and_written_in_turn():
         "{y:1 cm size} cm {y:n|s} & {x:1 cm size} cm {x:e|w}",
     )
     assert len(compose(parts, [Writing("2")], every=2)) == 4
+    three = Parts(frames=("{a}{b}{c}", "{a},{b},{c}"), phrases=(("x", "y", "z"),))
+    assert compose(three, [Writing("2")]) == ("xyz", "z,y,x")  # one order of the six, another one each time
     assert compose(Parts((), (), whole=("<x> m",)), [Writing("3")]) == ("{x:3} m",)
 
 
 # --- sets of wordings ------------------------------------------------------------------------------------------------
 
-MODULES = {"point": point, "velocity": velocity, "direction": direction}
-SETS = {"point": point_wordings(), "velocity": velocity_wordings(), "direction": direction_wordings()}
+MODULES = {"point": point, "velocity": velocity, "direction": direction, "dynamics": dynamics, "way": way}
+SETS = {
+    "point": point_wordings(),
+    "velocity": velocity_wordings(),
+    "direction": direction_wordings(),
+    "dynamics": dynamics_wordings(),
+    "way": way_wordings(),
+}
+PROBED = ("point", "velocity", "direction")  # by experiments/text_probe, in every group
 GROUPS = [field.name for field in dataclasses.fields(point_wordings())]
-ROUNDING = {"point": 0.006, "velocity": 0.051, "direction": 0.01}  # half a unit of the coarsest writing
+# Half a unit of the coarsest writing.
+ROUNDING = {"point": 0.006, "velocity": 0.051, "direction": 0.01, "dynamics": 0.006, "way": 0.0}
 DRAWN = np.random.default_rng(0)
 EXAMPLES = {
-    "point": [(-1.0, 1.0), (0.0, -0.05), (0.31, -0.42), (-2.97, 0.38), *DRAWN.uniform(-1, 1, (8, 2))],
+    "point": [(-1.0, 1.0), (0.0, -0.06), (0.31, -0.42), (-2.97, 0.38), *DRAWN.uniform(-1, 1, (8, 2))],
     "velocity": [0.0, 0.05, 3.0, *DRAWN.uniform(0, 3, 8)],
     "direction": [0.0, math.pi / 4, math.pi, 6.28, *DRAWN.uniform(0, 2 * math.pi, 12)],
+    # None like what else is in a frame ("verbose=1").
+    "dynamics": [(0.304, 1.13, 2.19, 3.37), (2.716, 0.58, 0.459, 1.22), (1.41, 3.24, 0.77, 0.353)],
+    "way": [1.0, -1.0],
 }
 
 
 def fields_of(kind, example):
     if kind == "point":
         return {"x": Quantity(example[0]), "y": Quantity(example[1])}
-    return {"v": Quantity(example)} if kind == "velocity" else direction_phrases(example)
+    if kind == "dynamics":
+        return dynamics_tasks.phrases(dict(zip(dynamics_tasks.FACTORS, example, strict=True)))
+    if kind == "direction":
+        return direction_phrases(example)
+    return {"v" if kind == "velocity" else "way": Quantity(example)}
 
 
 def quantities(template, fields):
@@ -143,6 +163,8 @@ def test_each_sentence_determines_the_parameters(kind, group):
                 if size:
                     words = [w.split("|") for w in re.findall(rf"\{{{name}:([^{{}}]*\|[^{{}}]*)\}}", template)]
                     assert len(words) == 1 and words[0][0] != words[0][1], template
+            if kind == "way":
+                assert template.count("{way:") == 1, template
             if "{offset" in template:
                 assert "{axis}" in template and "{towards}" in template
 
@@ -167,11 +189,14 @@ def test_headings_by_hand():
 def test_no_sentence_is_in_two_groups(kind):
     groups = [set(getattr(SETS[kind], group)) for group in GROUPS]
     assert len(set().union(*groups)) == sum(map(len, groups))
-    assert all(len(getattr(SETS[kind], group)) >= 30 for group in GROUPS)
+    if kind in PROBED:
+        assert all(len(getattr(SETS[kind], group)) >= 30 for group in GROUPS)
+    else:
+        assert all(len(getattr(SETS[kind], group)) >= 6 for group in ("train", "validation", "held_out"))
 
 
 def parts_of(module, name):
-    return [part for attribute in (name, f"{name}_UNITLESS") if (part := getattr(module, attribute, None))]
+    return [part for key, part in vars(module).items() if key.startswith(name) and isinstance(part, Parts)]
 
 
 @pytest.mark.parametrize("kind", SETS)
@@ -185,7 +210,7 @@ def test_train_validation_and_held_out_wordings_share_neither_frames_nor_phrases
 
 
 def test_unseen_units_and_precisions_are_in_no_train_wording():
-    for kind, module in MODULES.items():
+    for kind, module in ((kind, MODULES[kind]) for kind in PROBED):
         train = {word for writing in module.WRITINGS for word in writing.format.split() if word in UNITS}
         unseen = {w for writing in (*module.UNSEEN_UNIT, *module.UNKNOWN_UNIT) for w in writing.format.split()} & set(
             UNITS

@@ -1,0 +1,18 @@
+"""hopper_params: a hopper that gets ahead, told how heavy, how stiff and how slippery its world is (Brax).
+
+llmdpd collect --family=hopper_params --quality=mixed --episodes=100
+llmdpd train --config=configs/hopper_params.py --out=runs/hopper_params
+llmdpd evaluate runs/hopper_params
+"""
+
+from llmdpd_jax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.data.manifest = "data/hopper_params/tasks.json"
+    # As for cheetah_vel.
+    config.agent.cloning_weight = 0.1
+    config.data.return_temperature = 0.2
+    config.train.steps = 24_000
+    return config
