@@ -76,7 +76,8 @@ def sweep(
 
     given = ask(policy, manifest, episodes, seed, progress)
     parameters = family_parameters(family, given.tasks, manifest.where)
-    mesh, env = data_mesh(devices) if jax.device_count() > 1 else None, family.environment(settings.backend)
+    mesh = data_mesh(devices) if jax.device_count() > 1 else None
+    env = family.environment(settings.backend)
 
     @partial(jax.jit, out_shardings=None if mesh is None else copied(mesh))
     def returns_of(params, tables, guidances, arguments):

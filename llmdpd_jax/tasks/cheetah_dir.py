@@ -14,18 +14,14 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from llmdpd_jax.tasks.environment import State, make_robot
-from llmdpd_jax.tasks.experts import expert_behaviour, expert_file
-from llmdpd_jax.tasks.family import SPLITS, Task, TaskFamily, TimeView
-from llmdpd_jax.tasks.physics import BACKEND, PhysicsTask
-from llmdpd_jax.tasks.wording import Quantity, as_wordings
+from llmdpd_jax.tasks.cheetah import CONTROL_COST, make_family, torso_speed
+from llmdpd_jax.tasks.environment import State
+from llmdpd_jax.tasks.family import SPLITS, Task, TaskFamily
+from llmdpd_jax.tasks.wording import Quantity
 from llmdpd_jax.tasks.wordings.way import way_wordings
 
 NAME = "cheetah_dir"
-HORIZON = 200
-CONTROL_COST = 0.05
 
 
 def draw(key: jax.Array) -> jax.Array:
@@ -35,13 +31,7 @@ def draw(key: jax.Array) -> jax.Array:
 
 def reward(before: State, after: State, action: jax.Array, parameters: jax.Array, dt: jax.Array) -> jax.Array:
     """s v - 0.05 |a|^2."""
-    speed = (after.x.pos[0, 0] - before.x.pos[0, 0]) / dt
-    return parameters[0] * speed - CONTROL_COST * jnp.sum(action**2)
-
-
-def make_env(backend: str = BACKEND) -> PhysicsTask:
-    """Brax's half cheetah under this reward. Observation: 8 positions (without x), 9 velocities; action: 6 torques."""
-    return PhysicsTask(make_robot("halfcheetah", backend), draw, reward)
+    return parameters[0] * torso_speed(before, after, dt) - CONTROL_COST * jnp.sum(action**2)
 
 
 def make_tasks() -> tuple[Task, ...]:
@@ -61,20 +51,4 @@ def phrases(parameters: Mapping[str, float]) -> dict[str, str | Quantity]:
 @functools.cache
 def cheetah_dir() -> TaskFamily:
     """The family, as the registry hands it out."""
-    return TaskFamily(
-        name=NAME,
-        horizon=HORIZON,
-        observation_low=(-np.inf,) * 17,
-        observation_high=(np.inf,) * 17,
-        action_low=(-1.0,) * 6,
-        action_high=(1.0,) * 6,
-        parameter_names=("direction",),
-        make_env=make_env,
-        tasks=make_tasks,
-        behaviour=functools.partial(expert_behaviour, NAME),
-        wordings=as_wordings(way_wordings()),
-        phrases=phrases,
-        reference_episodes=50,
-        expert=expert_file(NAME),
-        view=TimeView(observation=8, label="speed of the torso (m/s)", target=None),
-    )
+    return make_family(NAME, "direction", draw, reward, make_tasks, way_wordings(), phrases, reference_episodes=50)

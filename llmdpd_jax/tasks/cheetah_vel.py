@@ -12,17 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmdpd_jax.tasks.environment import make_robot
-from llmdpd_jax.tasks.experts import expert_behaviour, expert_file
-from llmdpd_jax.tasks.family import Task, TaskFamily, TimeView
-from llmdpd_jax.tasks.physics import BACKEND, PhysicsTask
-from llmdpd_jax.tasks.wording import Quantity, as_wordings
+from llmdpd_jax.tasks.cheetah import CONTROL_COST, make_family, torso_speed
+from llmdpd_jax.tasks.family import Task, TaskFamily
+from llmdpd_jax.tasks.wording import Quantity
 from llmdpd_jax.tasks.wordings.velocity import velocity_wordings
 
 NAME = "cheetah_vel"
-HORIZON = 200
 FASTEST = 3.0  # m/s
-CONTROL_COST = 0.05
 TRAIN_TASKS, TEST_TASKS = 45, 10
 TASK_SEED = 2611
 
@@ -34,13 +30,7 @@ def draw(key: jax.Array) -> jax.Array:
 
 def reward(before, after, action: jax.Array, parameters: jax.Array, dt: jax.Array) -> jax.Array:
     """-|v - v*| - 0.05 |a|^2."""
-    speed = (after.x.pos[0, 0] - before.x.pos[0, 0]) / dt
-    return -jnp.abs(speed - parameters[0]) - CONTROL_COST * jnp.sum(action**2)
-
-
-def make_env(backend: str = BACKEND) -> PhysicsTask:
-    """Brax's half cheetah under this reward. Observation: 8 positions (without x), 9 velocities; action: 6 torques."""
-    return PhysicsTask(make_robot("halfcheetah", backend), draw, reward)
+    return -jnp.abs(torso_speed(before, after, dt) - parameters[0]) - CONTROL_COST * jnp.sum(action**2)
 
 
 def make_tasks() -> tuple[Task, ...]:
@@ -62,20 +52,6 @@ def phrases(parameters: Mapping[str, float]) -> dict[str, str | Quantity]:
 @functools.cache
 def cheetah_vel() -> TaskFamily:
     """The family, as the registry hands it out."""
-    return TaskFamily(
-        name=NAME,
-        horizon=HORIZON,
-        observation_low=(-np.inf,) * 17,
-        observation_high=(np.inf,) * 17,
-        action_low=(-1.0,) * 6,
-        action_high=(1.0,) * 6,
-        parameter_names=("speed",),
-        make_env=make_env,
-        tasks=make_tasks,
-        behaviour=functools.partial(expert_behaviour, NAME),
-        wordings=as_wordings(velocity_wordings()),
-        phrases=phrases,
-        reference_episodes=20,
-        expert=expert_file(NAME),
-        view=TimeView(observation=8, label="speed of the torso (m/s)", target="speed"),
+    return make_family(
+        NAME, "speed", draw, reward, make_tasks, velocity_wordings(), phrases, reference_episodes=20, target="speed"
     )

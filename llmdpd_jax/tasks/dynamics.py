@@ -4,7 +4,7 @@ As in Rothfuss et al. 2019 (ProMP) and PEARL (Rakelly et al. 2019), whose hopper
 and frictions of 1.5^u and dampings of 1.3^u times their own, u uniform in -3 to 3. There every body and joint has
 factors of its own, some sixty numbers that no sentence would tell. Here a task has four: one of each kind, for all
 bodies and joints alike. Friction is 1.5 times the robot's own at most: of hoppers, whose feet have a coefficient of 2
-to begin with, an expert trained on the whole range fell over in most tasks beyond (8 million steps of PPO).
+to begin with, an expert trained on the whole range did badly in eight tasks beyond twice (8 million steps of PPO).
 """
 
 import functools
