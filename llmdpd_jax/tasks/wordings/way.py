@@ -36,6 +36,42 @@ TRAIN = Parts(
         ("{way:nose first|tail first}",),
         ("to the {way:front|rear}",),
         ("{way:onward|rearward}",),
+        ("{way:snout first|tail first}",),
+        ("{way:in the plus x direction|in the minus x direction}",),
+        ("{way:at a positive velocity along the track|at a negative velocity along the track}",),
+        ("{way:so that x keeps increasing|so that x keeps decreasing}",),
+        ("{way:in first gear|in reverse gear}",),
+        ('{way:"fwd"|"rev"}',),
+        ("{way:where your eyes look|where your eyes do not look}",),
+        ("{way:in a steady advance|in a steady retreat}",),
+        ("{way:with the bow leading|with the stern leading}",),
+        ("{way:toward the top edge of a heading-up map|toward the bottom edge of a heading-up map}",),
+        ("{way:chest leading, hindquarters trailing|hindquarters leading, chest trailing}",),
+        ("{way:in the rostral direction|in the caudal direction}",),
+        ("{way:with your headlights lighting the way|with your reversing lights lighting the way}",),
+        ("{way:as in an ordinary stroll, no moonwalk|as in a moonwalk, no ordinary stroll}",),
+        ("{way:v_x := +abs(v_x)|v_x := -abs(v_x)}",),
+        ("{way:to the fore|to the rear}",),
+        ("{way:straight on|straight back}",),
+        ("{way:toward the larger numbers on the distance markers|toward the smaller numbers on the distance markers}",),
+        ("{way:with the odometer winding up|with the odometer winding down}",),
+        ("{way:KEY_W|KEY_S}",),
+        ("{way:away from your own tail|away from your own nose}",),
+        ("{way:with the breeze hitting your face|with the breeze hitting your backside}",),
+        ("{way:face-first, dude, no messing|butt-first, dude, no messing}",),
+        ("{way:like a truck pulling out onto the highway|like a truck backing up to the loading dock}",),
+        ("{way:Direction.AHEAD|Direction.BEHIND}",),
+        ("{way:reverse=False|reverse=True}",),
+        ("{way:x++|x--}",),
+        ("{way:by advancing, never by withdrawing|by withdrawing, never by advancing}",),
+        ("{way:parallel to the body's heading vector|antiparallel to the body's heading vector}",),
+        ("{way:as though pulled by a ring in your nose|as though pulled by a rope on your tail}",),
+        ("{way:like a horse charging at what it faces|like a horse backing out of its stall}",),
+        ("{way:without ever backing up|without ever moving ahead}",),
+        ("{way:downstage, toward the audience you are facing|upstage, away from the audience you are facing}",),
+        ("{way:to me in front of you, without turning round|to me behind you, without turning round}",),
+        ("{way:gaining ground|giving ground}",),
+        ("{way:with only the front camera seeing what comes next|with only the rear camera seeing what comes next}",),
     ),
 )
 VALIDATION = Parts(
@@ -57,10 +93,13 @@ HELD_OUT = Parts(
 )
 
 
+EVERY = 5
+
+
 @functools.cache
 def way_wordings() -> WordingSet:
     """All wordings of a way along a track."""
     plain = (Writing("2"),)
     return WordingSet(
-        train=compose(TRAIN, plain), validation=compose(VALIDATION, plain), held_out=compose(HELD_OUT, plain)
+        train=compose(TRAIN, plain, EVERY), validation=compose(VALIDATION, plain), held_out=compose(HELD_OUT, plain)
     )
