@@ -332,12 +332,8 @@ def table_lines(results: dict, what: str = "r2") -> list[str]:
     for kind, methods in results.items():
         for name, entry in methods.items():
             cells = [entry["scores"][column][what] for column in COLUMNS]
-            text = [f"{cell:.1%}" if what == "misread" else f"{cell:.3f}" for cell in cells]
-            lines.append(
-                f"| {kind} | {name} | {' | '.join(text)} |".replace("-", "−")
-                if what == "r2"
-                else f"| {kind} | {name} | {' | '.join(text)} |"
-            )
+            text = [f"{cell:.1%}" if what == "misread" else f"{cell:.3f}".replace("-", "−") for cell in cells]
+            lines.append(f"| {kind} | {name} | {' | '.join(text)} |")
     return lines
 
 
