@@ -24,6 +24,30 @@ TRAIN = Parts(
         "Would you be so kind as to hurry {a}?",
         "Whatever happens, keep on running {a}.",
         "# ticket 1093: the cheetah must race {a}",
+        "Keep on {a} for 10 minutes.",
+        "The old map says {a}, so off we go.",
+        "<command>{a}</command>",
+        "Mum said {a}, and then run as far as you can!",
+        "Robot 15 and its 3 helpers were told to move {a}.",
+        "Captain's log, day 12: we race {a} until dusk.",
+        "Tower to flight 708, continue {a}, over.",
+        "Line 3 of the form, way of travel: {a}",
+        "Score is given for ground covered {a}; standing still earns nothing.",
+        "Should anyone ask which way you are off to, answer: {a}.",
+        "{a} -- that, and nothing else, is the way to go.",
+        "assert agent.travels('{a}'), 'wrong way'",
+        "It is requested that the unit depart {a} at 0600 hours.",
+        "ok so basically just keep moving {a} forever",
+        "2024-05-17 08:41:03 drive: new target received, {a}",
+        "{a}, please, and as fast as possible.",
+        "The farther you get {a}, the better.",
+        "Everybody else has gone already; follow {a}.",
+        "Problem 9. A body of 14 kilograms is to move {a}. How far does it get?",
+        "SELECT policy WHERE task IS '{a}';",
+        "After the hut, 2 miles from the car park, runners carry on {a}.",
+        "Pull the sledge, which weighs 40 kilograms, {a}.",
+        "{a} is what the trainer ordered.",
+        "The wind will carry you {a}, do not fight it.",
     ),
     phrases=(
         ("{way:forward|backward}",),
@@ -93,7 +117,7 @@ HELD_OUT = Parts(
 )
 
 
-EVERY = 5
+EVERY = 7  # a phrase meets every so-manieth frame
 
 
 @functools.cache
