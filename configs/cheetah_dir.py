@@ -14,5 +14,6 @@ def get_config():
     # As for cheetah_vel.
     config.agent.cloning_weight = 0.1
     config.data.return_temperature = 0.2
+    config.model.use_numbers = False  # no number in a description tells the way
     config.train.steps = 12_000
     return config
