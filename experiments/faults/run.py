@@ -205,7 +205,7 @@ def sigkill(place: Place) -> Row:
     """SIGKILL while training"""
     run = place.folder / "killed"
     with place.start("train", *place.config(**LONG), "--out=killed") as process:
-        wait_until(lambda: logged(run) >= 300, process)
+        wait_until(lambda: logged(run) >= 300 and checkpoint_there(run), process)
         process.kill()
         process.communicate(timeout=WAIT_S)
     step, last = checkpoint.find(run)[1], logged(run)
@@ -219,7 +219,9 @@ def sigkill_saving(place: Place) -> Row:
     run = place.folder / "killed_saving"
     often = LONG | {"train__checkpoint_every": 20, "train__keep_checkpoints": 2}
     with place.start("train", *place.config(**often), "--out=killed_saving") as process:
-        wait_until(lambda: logged(run) >= 100 and bool(list(run.glob("checkpoints/*tmp*"))), process)
+        wait_until(
+            lambda: logged(run) >= 100 and checkpoint_there(run) and bool(list(run.glob("checkpoints/*tmp*"))), process
+        )
         process.kill()
         process.communicate(timeout=WAIT_S)
     half, step, last = list(run.glob("checkpoints/*tmp*")), checkpoint.find(run)[1], logged(run)
