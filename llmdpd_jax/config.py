@@ -59,7 +59,7 @@ def default_config() -> ml_collections.ConfigDict:
     model.text_pooling = "attention"  # of the words; "mean" of the LLM's states is the plain sentence embedding
     model.trajectory_layers = 2  # transformer layers over the trajectory prompt's transitions
     model.use_llm = True  # the text prompt's LLM states (ablation)
-    model.use_numbers = True  # the text prompt's numeric channel (ablation)
+    model.use_numbers = True  # the text prompt's numeric channel; False where no number says what a task is
     model.number_slots = 8  # numbers of a text that can matter at once, each with a meaning of its own
     model.number_dials = 0  # numbers that come round again, such as headings; where there are none, dials mislead
     model.use_rewards = True  # the trajectory prompt's rewards
