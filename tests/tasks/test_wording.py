@@ -317,3 +317,11 @@ def test_train_wordings_cover_each_way_of_saying_a_number():
     assert fields
     for field in fields:
         assert re.search(rf"(?<![\w.]){re.escape(format(phrases[field]))}(?![\w.]*\d)", train), field
+
+
+@pytest.mark.parametrize("group", ["train", "validation", "held_out"])
+def test_no_sentence_is_said_of_both_ways(group):
+    forward, backward = (
+        {template.format(way=Quantity(way)) for template in getattr(way_wordings(), group)} for way in (1.0, -1.0)
+    )
+    assert forward and not forward & backward
