@@ -16,7 +16,8 @@ from point_robot.run import ROOT, collect, markdown, side_by_side, train_and_eva
 from llmdpd_jax.evaluation.figures import ROLLOUTS_FILE, all_tasks_picture, load_rollouts, png
 from llmdpd_jax.evaluation.results import write_results
 
-VARIANTS = {"": [], "no prompt": ["--config.agent.text_dropout=1.0", "--config.agent.trajectory_dropout=1.0"]}
+METHOD, NO_PROMPT = "", "no prompt"
+VARIANTS = {METHOD: [], NO_PROMPT: ["--config.agent.text_dropout=1.0", "--config.agent.trajectory_dropout=1.0"]}
 
 
 def run(variant: str, seed: int, family: str, data: str, out: Path) -> Path:
@@ -30,11 +31,12 @@ def main() -> None:
     parser.add_argument("--quality", default="mixed", help="of the data (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="folder of the runs, from the root of the checkout (default: runs/)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--ablation-seeds", type=int, nargs="*", default=[0], help="of the networks without prompts")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one core each")
     options = parser.parse_args()
     data = collect(options.quality, options.family)
     out = options.out or Path("runs") / options.family
-    plan = [(variant, seed) for variant in VARIANTS for seed in options.seeds]
+    plan = [(METHOD, seed) for seed in options.seeds] + [(NO_PROMPT, seed) for seed in options.ablation_seeds]
     folders, results = side_by_side(options.jobs, partial(run, family=options.family, data=data, out=out), plan)
     write_results(ROOT / "experiments" / f"{options.family}.json", results)
     picture = all_tasks_picture(load_rollouts(ROOT / folders[0] / ROLLOUTS_FILE))
