@@ -42,6 +42,13 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def held_memory() -> int | None:
+    """The memory that this process holds now, in bytes (resident set); None where the system does not tell."""
+    status = Path("/proc/self/status")
+    found = re.search(r"^VmRSS:\s+(\d+) kB", status.read_text(), re.MULTILINE) if status.exists() else None
+    return int(found.group(1)) * 1024 if found else None
+
+
 def cpu_name() -> str:
     """The processor as the system calls it."""
     table = Path("/proc/cpuinfo")

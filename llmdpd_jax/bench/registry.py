@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from llmdpd_jax.bench import cost, diffusion, env, stream, text
+from llmdpd_jax.bench import cost, diffusion, env, seeds, stream, text
 from llmdpd_jax.bench.machine import choose_cpus
 from llmdpd_jax.bench.rows import Report
 from llmdpd_jax.errors import UserError
@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[Settings], Report]] = {
     "step-cost": lambda settings: cost.run_step_cost(choose_cpus(settings.threads)),
     "env": lambda settings: env.run_env(settings.family, choose_cpus(settings.threads), settings.repeats),
     "eval": lambda settings: env.run_eval(settings.family, choose_cpus(settings.threads), settings.repeats),
+    "seeds": lambda settings: seeds.run(choose_cpus(settings.threads), settings.repeats),
     "stream": lambda settings: stream.run(choose_cpus(settings.threads), settings.repeats),
     "text": lambda settings: text.run(settings.source, choose_cpus(settings.threads), settings.repeats),
 }

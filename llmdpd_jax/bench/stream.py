@@ -18,7 +18,7 @@ import numpy as np
 from llmdpd_jax.agents.diffusion_ql import TrainState
 from llmdpd_jax.agents.llmdpd import Agent, make_agent
 from llmdpd_jax.bench.cost import whole_inputs
-from llmdpd_jax.bench.machine import cpu_name, peak_memory
+from llmdpd_jax.bench.machine import cpu_name, held_memory, peak_memory
 from llmdpd_jax.bench.rows import Report, Row
 from llmdpd_jax.bench.workers import Worker, take_turns
 from llmdpd_jax.config import default_config
@@ -97,13 +97,15 @@ class Training:
             self.stream.take(CALL)
             self.call = make_call(agent, lambda batches, i, key: jax.tree.map(lambda x: x[i], batches))
         self.memory = peak_memory() - before
+        self.held: list[int | None] = []  # after each turn
         self.state = jax.jit(agent.init)(jax.random.key(0), batch, self.text)
 
     def facts(self) -> dict:
-        """The device, and by how much the data raised the peak of host memory, in MB."""
+        """The device, by how much the data raised the peak of host memory, and what is held after each turn; in MB."""
         device = jax.devices()[0]
         name = cpu_name() if device.platform == "cpu" else device.device_kind
-        return {"device": name, "memory": self.memory / 1e6}
+        held = [round(size / 1e6) for size in self.held if size is not None]
+        return {"device": name, "memory": self.memory / 1e6, "held": held}
 
     def run(self) -> None:
         """Updates of a turn: the next batches are drawn while the device computes."""
@@ -111,6 +113,7 @@ class Training:
             source = self.store if self.stream is None else jax.device_put(self.stream.take(CALL))
             self.state = self.call(self.state, source, self.statistics, self.text, self.key)
         jax.block_until_ready(self.state)
+        self.held.append(held_memory())
 
     def result(self, layer: None) -> np.ndarray:
         """How many updates were made."""
@@ -141,4 +144,8 @@ def run(cpus: Sequence[int], repeats: int, tasks: int = TASKS, episodes: int = E
         Row(f"{name}: {what}", value=of[STREAM], unit=unit, reference_value=of[STORE], **shared)
         for what, (of, unit) in figures.items()
     ]
-    return Report(tuple(rows), (f"The streamed copy has {size:.0f} MB.",))
+    notes = [f"The streamed copy has {size:.0f} MB."]
+    if held := facts[STREAM]["held"]:
+        held = ", ".join(map(str, held))
+        notes.append(f"After each turn of {UPDATES} updates the process that streams holds {held} MB in all.")
+    return Report(tuple(rows), tuple(notes))

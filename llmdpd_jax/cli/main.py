@@ -205,7 +205,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, help="folder of the merged results (needed for several runs)")
 
     sub = add(bench)
-    sub.add_argument("name", help="what to measure: train, sample, step-cost, env, eval, stream, text")
+    sub.add_argument("name", help="what to measure: train, sample, step-cost, env, eval, seeds, stream, text")
     sub.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to FILE")
     sub.add_argument("--threads", type=int, help="CPUs each side may use (default: all of this process)")
     sub.add_argument("--repeats", type=int, default=5, help="turns of each side; medians count (default: %(default)s)")

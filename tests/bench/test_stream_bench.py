@@ -36,4 +36,5 @@ def test_a_turn_makes_all_its_updates(tmp_path, monkeypatch, streamed):
     paths = stream.write_noise(tmp_path, tasks=2, episodes=3, steps=30)
     side = stream.Training(paths, str(tmp_path / "cache") if streamed else None)
     side.run()
+    assert len(side.held) == 1 and (side.held[0] is None or 1e8 < side.held[0] <= stream.peak_memory())
     assert side.result(None) == 40 and all(np.isfinite(x).all() for x in jax.tree.leaves(side.state.params))
