@@ -120,7 +120,8 @@ def default_config() -> ml_collections.ConfigDict:
     train.on_nonfinite = "stop"  # an update whose loss or gradient is not finite stops the run, or is left out: "skip"
     train.log_every = 250  # updates per compiled call and per line of metrics
     train.checkpoint_every = 3_000  # updates per checkpoint
-    train.keep_checkpoints = 2  # newest ones kept
+    train.keep_checkpoints = 2  # newest ones that are kept
+    train.keep_every = 0  # updates; checkpoints of multiples of it are kept for good; 0: none is
 
     config.evaluation = evaluation = ml_collections.ConfigDict()
     evaluation.episodes = 8  # per task, prompt and wording
@@ -285,6 +286,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"model.heads: {config.model.heads} heads do not divide model.width ({config.model.width}) evenly; choose "
             "a divisor of it"
+        )
+    if config.train.keep_every % config.train.checkpoint_every:
+        raise UserError(
+            f"train.keep_every: {config.train.keep_every} must be a multiple of train.checkpoint_every "
+            f"({config.train.checkpoint_every}): there are no checkpoints in between"
         )
     for name in ("agent.target_sampling_steps", "evaluation.steps"):
         section, field = name.split(".")

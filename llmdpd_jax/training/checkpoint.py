@@ -120,9 +120,16 @@ def initial_state(agent: Agent, metadata: dict, key: Array, tuning: dict) -> Tra
 
 
 @contextlib.contextmanager
-def manager(run: Path, keep: int = 2) -> Iterator[ocp.CheckpointManager]:
-    """The run folder's checkpoint manager. What it still writes is on disk when the block ends."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+def manager(run: Path, newest: int = 2, every: int = 0) -> Iterator[ocp.CheckpointManager]:
+    """The run folder's checkpoint manager. What it still writes is on disk when the block ends.
+
+    Args:
+      newest: how many of the newest checkpoints are kept.
+      every: checkpoints of multiples of so many steps are kept, too; 0: none is.
+    """
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=newest, keep_period=every or None, enable_async_checkpointing=True
+    )
     made = ocp.CheckpointManager((run / "checkpoints").absolute(), options=options)
     try:
         yield made
@@ -162,11 +169,15 @@ def find(path: str | Path) -> tuple[Path, int]:
     if path.parent.name == "checkpoints" and path.name.isdigit():
         return path.parent.parent, int(path.name)
     run = path.parent if path.name == "checkpoints" else path
+    if not finished(run):
+        raise UserError(f"{run}: holds no finished checkpoint (looked in {run / 'checkpoints'})")
+    return run, finished(run)[-1]
+
+
+def finished(run: Path) -> list[int]:
+    """The steps of a run folder's finished checkpoints, in order."""
     folder = run / "checkpoints"
-    steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
-    if not steps:
-        raise UserError(f"{run}: holds no finished checkpoint (looked in {folder})")
-    return run, steps[-1]
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
 
 
 def load(path: str | Path, optimiser: bool = False) -> Checkpoint:
@@ -193,8 +204,7 @@ class _Damaged(UserError):
 def _what_is_left(run: Path, step: int) -> str:
     """What can be done without the checkpoint of this step."""
     folder = run / "checkpoints"
-    steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
-    for older in sorted((other for other in steps if other < step), reverse=True):
+    for older in reversed([other for other in finished(run) if other < step]):
         with contextlib.suppress(_Damaged):
             _read(run, older, optimiser=True)
             return (

@@ -21,28 +21,32 @@ _LOWER_BEFOREHAND = (
 )
 
 
+class OutOfMemory(UserError):
+    """Memory did not suffice for updates."""
+
+
 @contextlib.contextmanager
 def memory_for_preparation() -> Iterator[None]:
     """Raises UserError where the block runs out of memory, of the host or of a device."""
-    with _memory_for(lambda: _LOWER_BEFOREHAND, "preparing the training"):
+    with _memory_for(lambda: _LOWER_BEFOREHAND, "preparing the training", UserError):
         yield
 
 
 @contextlib.contextmanager
 def memory_for_training(sizes: Callable[[], str]) -> Iterator[None]:
-    """As `memory_for_preparation`; `sizes` says what takes how much."""
-    with _memory_for(lambda: f"{sizes()}. {_LOWER}", "training"):
+    """As `memory_for_preparation`, but OutOfMemory; `sizes` says what takes how much."""
+    with _memory_for(lambda: f"{sizes()}. {_LOWER}", "training", OutOfMemory):
         yield
 
 
 @contextlib.contextmanager
-def _memory_for(advice: Callable[[], str], what: str) -> Iterator[None]:
+def _memory_for(advice: Callable[[], str], what: str, raised: type[UserError]) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        raise UserError(f"{what} ran out of memory ({first_line(error)}). {advice()}") from error
+        raise raised(f"{what} ran out of memory ({first_line(error)}). {advice()}") from error
 
 
 @contextlib.contextmanager

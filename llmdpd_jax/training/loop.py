@@ -34,7 +34,13 @@ from llmdpd_jax.parallel import (
 )
 from llmdpd_jax.training import checkpoint
 from llmdpd_jax.training.interrupt import Interrupt, console
-from llmdpd_jax.training.limits import describe_sizes, disk_for_runs, memory_for_preparation, memory_for_training
+from llmdpd_jax.training.limits import (
+    OutOfMemory,
+    describe_sizes,
+    disk_for_runs,
+    memory_for_preparation,
+    memory_for_training,
+)
 from llmdpd_jax.training.lock import check_unlocked, run_lock
 from llmdpd_jax.training.metrics import MetricsWriter
 from llmdpd_jax.training.nonfinite import BATCH_FILE, describe_batch, write_batch
@@ -52,8 +58,9 @@ def train(config, run: str | Path, devices: int = 0, seeds: int = 1) -> list[Pat
       config: as given by the user; automatic fields are resolved here.
       run: folder for config.json, metrics.csv, TensorBoard events and checkpoints.
       devices: how many to use, 0 is all. Their number changes nothing but the order of sums.
-      seeds: runs of so many seeds, from `config.seed` on, that learn side by side in one compiled call. Each has a
-        folder of its own, `run/seed-<n>`, as if it had been trained alone.
+      seeds: runs of so many seeds, from `config.seed` on. Each has a folder of its own, `run/seed-<n>`, as if it had
+        been trained alone. They learn side by side in one compiled call, or, where memory does not suffice for that,
+        the LLM is tuned or the data are streamed, one after another.
 
     Returns:
       The run folder, or those of the seeds.
@@ -74,18 +81,40 @@ def train(config, run: str | Path, devices: int = 0, seeds: int = 1) -> list[Pat
     mesh = data_mesh(devices)
     if not tunes_llm(config):
         check_devices(config, mesh)
+    if len(runs) == 1 or not (tunes_llm(config) or config.data.streaming or out_of_step(runs)):
+        try:
+            train_together(run, runs, runs, mesh)
+            return list(runs)
+        except OutOfMemory as error:
+            # Processes that work as one may not all have run out of it.
+            if len(runs) == 1 or jax.process_count() > 1:
+                raise
+            console.print(f"{error}\n{len(runs)} seeds do not fit side by side: one after another", markup=False)
+    for folder, one in runs.items():
+        train_together(run, runs, {folder: one}, mesh)
+    return list(runs)
+
+
+def train_together(run: Path, runs: dict[Path, Any], now: dict[Path, Any], mesh: Mesh) -> None:
+    """Trains some of the runs, side by side.
+
+    Args:
+      run: the folder that was named.
+      runs: every seed's folder and config, as `seed_runs` gives them; all of their folders are made.
+      now: those that are trained.
+    """
+    config = next(iter(now.values()))
     with memory_for_preparation():
         given = prepare(config)
         if not given.llm_is_divided:  # else all devices work on the same groups
             check_devices(config, mesh)
         store = None if config.data.streaming else divide_store(given.data.store, config.data.parts)
-    with disk_for_runs(run, list(runs)):
+    with disk_for_runs(run, list(now)):
         make_folders(runs)
         with contextlib.ExitStack() as stack:
-            for folder in runs:
+            for folder in now:
                 stack.enter_context(run_lock(folder))
-            train_given(given, store, run, runs, mesh)
-    return list(runs)
+            train_given(given, store, run, now, mesh)
 
 
 def train_given(given: Given, store: Store | None, run: Path, runs: dict[Path, Any], mesh: Mesh) -> None:
@@ -94,7 +123,7 @@ def train_given(given: Given, store: Store | None, run: Path, runs: dict[Path, A
     Args:
       store: in parts; None: batches are streamed.
       run: the folder that was named.
-      runs: every seed's folder and config, as `seed_runs` gives them.
+      runs: the folder and config of each.
     """
     config = given.config
     # An LLM that is too large for a copy on each device is divided among them, and they work on the same groups.
@@ -103,7 +132,8 @@ def train_given(given: Given, store: Store | None, run: Path, runs: dict[Path, A
     agent = make_agent(config, given.data.observation_size, given.data.action_size, None if fsdp else axis)
     metadata = [given.metadata(one.seed) for one in runs.values()]
     with contextlib.ExitStack() as stack:
-        managers = [stack.enter_context(checkpoint.manager(folder, config.train.keep_checkpoints)) for folder in runs]
+        keep = config.train.keep_checkpoints, config.train.keep_every
+        managers = [stack.enter_context(checkpoint.manager(folder, *keep)) for folder in runs]
         step = newest_common_step(managers)
         if step is None:
             first_of = partial(checkpoint.initial_state, agent, metadata[0])
@@ -171,23 +201,15 @@ def train_given(given: Given, store: Store | None, run: Path, runs: dict[Path, A
             )
 
         with all_alive(f"Start all of them again with: llmdpd train --resume={run}"):
-            run_updates(call, state, config.train, list(runs), save, explain)
+            run_updates(call, state, config.train, run, list(runs), save, explain)
 
 
 def seed_runs(config, run: Path, seeds: int) -> dict[Path, Any]:
-    """The run folder of every seed and its config, as given: the run itself, or a folder in it for each of several.
-
-    Raises:
-      UserError: several seeds of runs that tune the LLM.
-    """
+    """The run folder of every seed and its config, as given: the run itself, or a folder in it for each of several."""
     if seeds < 1:
         raise UserError(f"--seeds: {seeds}; train at least one")
     if seeds == 1:
         return {run: config}
-    if tunes_llm(config):
-        raise UserError("--seeds: runs that tune the LLM learn one at a time; start one for each seed")
-    if config.data.streaming:
-        raise UserError("--seeds: runs side by side share one store; with data.streaming start one for each seed")
     runs = {}
     for seed in range(config.seed, config.seed + seeds):
         runs[run / f"seed-{seed}"] = one = config.copy_and_resolve_references()
@@ -232,6 +254,12 @@ def streamed_call(
     return state, join_metrics(parts, counts)
 
 
+def out_of_step(runs: dict[Path, Any]) -> bool:
+    """Whether there are checkpoints, but no step of which every run has one: runs that learned one after another."""
+    steps = [set(checkpoint.finished(folder)) for folder in runs]
+    return any(steps) and not set.intersection(*steps)
+
+
 def newest_common_step(managers: Sequence) -> int | None:
     """The newest step of which every run has a checkpoint; None: there is none, or some run has not begun."""
     common = set.intersection(*(set(one.all_steps()) for one in managers))
@@ -242,6 +270,7 @@ def run_updates(
     call: Callable,
     state: TrainState,
     settings,
+    named: Path,
     runs: Sequence[Path],
     save: Callable[[TrainState], None],
     explain: Callable[[int, int, list[str]], str],
@@ -253,6 +282,7 @@ def run_updates(
     Args:
       call: `(state, count) -> (state, metrics)`; state and metrics have leading axes [N] if there are several runs.
       settings: the `train` section of a config.
+      named: the folder to go on with, `--resume`.
       runs: folders, of which the leader writes the metrics.
       save: writes checkpoints of a state.
       explain: `(run, step, metrics) -> message` on the update after `step` others of the run with this number, the
@@ -319,5 +349,4 @@ def run_updates(
             fetch(pending)
         if stopped and step < settings.steps:
             save(state)
-            folder = runs[0] if len(runs) == 1 else runs[0].parent
-            raise KeyboardInterrupt(f"stopped at update {step}; go on with: llmdpd train --resume={folder}")
+            raise KeyboardInterrupt(f"stopped at update {step}; go on with: llmdpd train --resume={named}")

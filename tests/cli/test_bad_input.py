@@ -69,6 +69,7 @@ def tasks_json(path, datasets, descriptions=("go to (0.1, 0.2)",), splits=None):
         ("--config.model.denoiser=unet", ["model.denoiser", "'unet'", "mlp, dit"]),
         ("--config.agent.chunk=0", ["agent.chunk", "0", "at least 1"]),
         ("--config.evaluation.execute=2", ["evaluation.execute: 2", "agent.chunk (1)"]),
+        ("--config.train.keep_every=100", ["train.keep_every: 100", "train.checkpoint_every (3000)"]),
         ("--config.data.groups=-3", ["data.groups", "-3", "at least 1"]),
         ("--config.data.prompt_length=0", ["data.prompt_length", "at least 1"]),
         ("--config.agent.text_dropout=1.5", ["agent.text_dropout", "1.5", "between 0 and 1"]),

@@ -100,6 +100,11 @@ def test_interrupted_and_resumed_equals_uninterrupted(world, tmp_path, monkeypat
     np.testing.assert_array_equal(read_metrics(run / "metrics.csv")["step"], [2, 4, 6])
 
 
+def test_the_newest_checkpoints_are_kept_and_those_of_every_so_many_updates(world, tmp_path):
+    assert train(world, tmp_path / "run", train__keep_checkpoints=1, train__keep_every=4) == 0
+    assert checkpoint.finished(tmp_path / "run") == [4, 6]
+
+
 def test_rows_after_the_last_checkpoint_are_written_again(world, tiny_run, tmp_path):
     """A run that was killed outright goes on from its last checkpoint, as if nothing had happened."""
     killed = shutil.copytree(tiny_run, tmp_path / "killed")
