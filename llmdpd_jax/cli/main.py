@@ -172,6 +172,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_guidance(sub)
     sub.add_argument("--variant", default="", help="name of an ablation or baseline, kept in the results")
     sub.add_argument("--seed", type=int, default=0, help="of starts, prompts and noise")
+    sub.add_argument("--test-only", action="store_true", help="leave out train tasks, which are most of the work")
     sub.add_argument("--workers", type=int, help="processes that step Gymnasium environments (default: by CPUs)")
     add_devices(sub)
     sub.add_argument("--out", type=Path, help="folder of results.json and report.html (default: the run folder)")
@@ -429,6 +430,7 @@ def evaluate(options) -> None:
         seed=options.seed,
         workers=options.workers,
         devices=options.devices,
+        test_only=options.test_only,
     )
     if not is_leader():
         return

@@ -184,6 +184,7 @@ def evaluate(
     seed: int = 0,
     workers: int | None = None,
     devices: int = 0,
+    test_only: bool = False,
     progress: bool = True,
 ) -> tuple[Results, Rollouts | None]:
     """Scores a policy on all tasks of a manifest, told nothing, by text (seen and held-out wordings), trajectory, both.
@@ -199,6 +200,7 @@ def evaluate(
       seed: of starts, prompts and noise.
       workers: processes that step Gymnasium environments; None takes as many as there are CPUs for.
       devices: that a registered family is rolled out on, of all processes; 0 is all.
+      test_only: leaves out train tasks, which are most of the work.
 
     Returns:
       The results, and the test tasks' rollouts to draw, if a family says how.
@@ -208,6 +210,9 @@ def evaluate(
         steps.
     """
     started = time.monotonic()
+    if test_only:
+        require_split(manifest, "test")
+        manifest = replace(manifest, tasks=tuple(task for task in manifest.tasks if task.split == "test"))
     settings = policy.config.evaluation
     backend = settings.backend if backend is None else backend
     if manifest.env is not None:

@@ -108,6 +108,12 @@ def test_from_the_command_line(manifest, tiny_run, tmp_path, capsys):
     assert (out / "report.html").is_file() and not (out / "rollouts.safetensors").exists()
 
 
+def test_train_tasks_can_be_left_out(manifest, tiny_run, tmp_path):
+    command = ["evaluate", str(tiny_run), f"--manifest={manifest.path}", "--episodes=1", "--workers=1", "--test-only"]
+    assert main([*command, f"--out={tmp_path}"]) == 0
+    assert [(row.split, row.prompt) for row in load_results(tmp_path).rows] == [("test", prompt) for prompt in PROMPTS]
+
+
 def steering(chunk=1):
     """A stand-in for a policy: it goes by its context, of which chunks hold one action and then its opposite."""
 
