@@ -21,4 +21,5 @@ def get_config():
     config.data.return_temperature = 0.1
     config.data.prompt_share = 0.25
     config.agent.cloning_weight = 1.0
+    config.train.steps = 24_000
     return config
