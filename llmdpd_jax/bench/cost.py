@@ -26,7 +26,7 @@ from llmdpd_jax.bench.diffusion import (
     necessary_flops,
     single_task,
 )
-from llmdpd_jax.bench.machine import cpu_name, keep_to_cpus
+from llmdpd_jax.bench.machine import device_name, keep_to_cpus
 from llmdpd_jax.bench.rows import Report, Row
 from llmdpd_jax.config import default_config
 from llmdpd_jax.training.step import compiler_options
@@ -117,7 +117,7 @@ def cost_rows(name: str, update: Callable, inputs: tuple, needed: float | None, 
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
     device = jax.devices()[0]
-    shared = {"threads": threads, "device": cpu_name() if device.platform == "cpu" else device.device_kind}
+    shared = {"threads": threads, "device": device_name(device)}
     reference = {"reference": "necessary", "reference_value": needed / 1e9} if needed else {}
     figures = {
         "matrix products": (counted / 1e9, "GFLOP", reference),

@@ -31,7 +31,7 @@ from llmdpd_jax.agents.diffusion_ql import (
     make_optimiser,
     next_state,
 )
-from llmdpd_jax.bench.machine import cpu_name
+from llmdpd_jax.bench.machine import device_name
 from llmdpd_jax.bench.peak import jax_matmul
 from llmdpd_jax.bench.rows import Report, Row
 from llmdpd_jax.bench.text import INSTALL_TORCH, check_same
@@ -164,7 +164,7 @@ class FlaxDiffusionQL:
         acted = per_row["student"] if self.sampler == STUDENT else per_row["chain"]
         return {
             "platform": device.platform,
-            "device": cpu_name() if device.platform == "cpu" else device.device_kind,
+            "device": device_name(device),
             "flops": self.updates * BATCH * per_row["update"] if self.updates else self.calls * count * acted,
         }
 

@@ -10,7 +10,7 @@ import numpy as np
 from llmdpd_jax.agents.diffusion_ql import STUDENT, Context
 from llmdpd_jax.agents.llmdpd import make_agent
 from llmdpd_jax.bench.cost import whole_inputs
-from llmdpd_jax.bench.machine import cpu_name
+from llmdpd_jax.bench.machine import device_name
 from llmdpd_jax.bench.rows import Report, Row
 from llmdpd_jax.bench.workers import Worker, take_turns
 from llmdpd_jax.config import default_config
@@ -50,8 +50,7 @@ class Simulation:
 
     def facts(self) -> dict:
         """The device."""
-        device = jax.devices()[0]
-        return {"device": cpu_name() if device.platform == "cpu" else device.device_kind}
+        return {"device": device_name(jax.devices()[0])}
 
     def run(self) -> None:
         """A rollout from the start."""

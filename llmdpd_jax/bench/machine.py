@@ -49,6 +49,11 @@ def held_memory() -> int | None:
     return int(found.group(1)) * 1024 if found else None
 
 
+def device_name(device) -> str:
+    """What a `jax.Device` is called in tables: JAX calls every processor just "cpu"."""
+    return cpu_name() if device.platform == "cpu" else device.device_kind
+
+
 def cpu_name() -> str:
     """The processor as the system calls it."""
     table = Path("/proc/cpuinfo")

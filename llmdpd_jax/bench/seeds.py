@@ -14,7 +14,7 @@ import numpy as np
 
 from llmdpd_jax.agents.llmdpd import make_agent
 from llmdpd_jax.bench.cost import whole_inputs
-from llmdpd_jax.bench.machine import cpu_name
+from llmdpd_jax.bench.machine import device_name
 from llmdpd_jax.bench.rows import Report, Row
 from llmdpd_jax.bench.stream import ACTION, OBSERVATION, noise_split, write_noise
 from llmdpd_jax.bench.workers import Worker, take_turns
@@ -49,8 +49,7 @@ class Training:
 
     def facts(self) -> dict:
         """The device."""
-        device = jax.devices()[0]
-        return {"device": cpu_name() if device.platform == "cpu" else device.device_kind}
+        return {"device": device_name(jax.devices()[0])}
 
     def run(self) -> None:
         """The updates of a turn."""

@@ -18,7 +18,7 @@ import numpy as np
 from llmdpd_jax.agents.diffusion_ql import TrainState
 from llmdpd_jax.agents.llmdpd import Agent, make_agent
 from llmdpd_jax.bench.cost import whole_inputs
-from llmdpd_jax.bench.machine import cpu_name, held_memory, peak_memory
+from llmdpd_jax.bench.machine import device_name, held_memory, peak_memory
 from llmdpd_jax.bench.rows import Report, Row
 from llmdpd_jax.bench.workers import Worker, take_turns
 from llmdpd_jax.config import default_config
@@ -102,10 +102,8 @@ class Training:
 
     def facts(self) -> dict:
         """The device, by how much the data raised the peak of host memory, and what is held after each turn; in MB."""
-        device = jax.devices()[0]
-        name = cpu_name() if device.platform == "cpu" else device.device_kind
         held = [round(size / 1e6) for size in self.held if size is not None]
-        return {"device": name, "memory": self.memory / 1e6, "held": held}
+        return {"device": device_name(jax.devices()[0]), "memory": self.memory / 1e6, "held": held}
 
     def run(self) -> None:
         """Updates of a turn: the next batches are drawn while the device computes."""

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from llmdpd_jax.bench.machine import cpu_name
+from llmdpd_jax.bench.machine import device_name
 from llmdpd_jax.bench.peak import flops_per_second, jax_matmul, matmul_size
 from llmdpd_jax.bench.rows import Report, Row
 from llmdpd_jax.bench.workers import Worker, take_turns
@@ -50,7 +50,7 @@ class FlaxText:
             "batch_tokens": max(batch.kept.size for batch in batches),
             "flops": matmul_flops(self.encoder.params, sum(len(item.tokens) for item in inputs)),
             "platform": device.platform,
-            "device": cpu_name() if device.platform == "cpu" else device.device_kind,
+            "device": device_name(device),
         }
 
     def run(self) -> None:
