@@ -1,4 +1,7 @@
-"""What several devices make of a run, printed as JSON: `python devices.py` on eight CPU devices that share a CPU."""
+"""What several devices make of a run, printed as JSON: `python devices.py` on eight CPU devices that share a CPU.
+
+With `--double` in double precision, at the default learning rate: no rounding is left to grow.
+"""
 
 import json
 import re
@@ -9,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from precision import DOUBLE
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from networks import make_text
@@ -42,7 +46,7 @@ def make_config():
             # Smooth, and small steps: where a gradient is nothing but rounding, Adam steps at random.
             "model.denoiser_activation": "silu",
             "model.critic_activation": "silu",
-            "optimiser.learning_rate": 1e-6,
+            **({"model.dtype": "float64"} if DOUBLE else {"optimiser.learning_rate": 1e-6}),
             "agent.alignment_weight": 0.5,
             "agent.detach_context": False,
         }
@@ -80,13 +84,14 @@ def run(devices: int, parts: int = 1, form: str = "shard_map", seeds: int = 1):
     units = Statistics(*ranges, jnp.zeros(()), jnp.ones(()))
     metadata = {"observation_size": OBSERVATION, "action_size": ACTION, "text_width": WIDTH, "config": "{}"}
     state, key = jax.jit(agent.init)(jax.random.key(0), *example_inputs(metadata)), jax.random.key(1)
+    state, units, texts, store = map(in_double, (state, units, make_texts(), divide_store(make_store(), parts)))
     if seeds > 1:
         state = jax.tree.map(lambda x: jnp.stack([x] * seeds), state)
         key = jnp.stack([key, *jax.random.split(jax.random.key(2), seeds - 1)])
     state = place(state, divided(mesh, state) if form == "fsdp" else copied(mesh))
-    units, texts, key = place((units, make_texts(), key), copied(mesh))
+    units, texts, key = place((units, texts, key), copied(mesh))
     spec = PartitionSpec(DATA) if parts > 1 else PartitionSpec()
-    store = place(divide_store(make_store(), parts), NamedSharding(mesh, spec))
+    store = place(store, NamedSharding(mesh, spec))
     call, text = make_train_call(agent, SIZES, mesh, spec, form), ""
     inputs = store, units, texts, None, key, np.int32(UPDATES)
     if form == "shard_map":
@@ -97,6 +102,11 @@ def run(devices: int, parts: int = 1, form: str = "shard_map", seeds: int = 1):
     HELD[form] = largest.addressable_shards[0].data.nbytes / largest.nbytes
     del metrics[FIRST_BAD]  # no mean: a number that every device has
     return jax.device_get((after.params, metrics)), text
+
+
+def in_double(tree):
+    """A tree whose real numbers have double precision, if that is asked for."""
+    return jax.tree.map(lambda x: x.astype(np.float64) if DOUBLE and x.dtype == np.float32 else x, tree)
 
 
 def apart(found, expected) -> float:
@@ -115,6 +125,10 @@ def main() -> None:
     assert jax.device_count() == 8
     parallel.SMALLEST_DIVIDED = 64  # or all of these networks were too small to be divided
     one, alone = run(1)
+    if DOUBLE:
+        found = {"eight": run(8)[0], "pmap": run(8, form="pmap")[0]}
+        print(json.dumps({name: apart(tree, one) for name, tree in found.items()}))
+        return
     eight, hlo = run(8)
     in_parts, hlo_in_parts = run(8, parts=8)
     seeds, _ = run(8, seeds=2)

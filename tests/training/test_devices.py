@@ -15,14 +15,19 @@ from llmdpd_jax.types import Store
 pytestmark = pytest.mark.xdist_group("devices")
 
 
-@pytest.fixture(scope="module")
-def report(subprocess_environment):
+def on_eight_devices(environment: dict, *arguments: str) -> dict:
     """What `devices.py` found."""
-    environment = subprocess_environment | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment = environment | {"JAX_PLATFORMS": "cpu"}
     environment |= {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    command = [sys.executable, str(Path(__file__).with_name("devices.py"))]
+    command = [sys.executable, str(Path(__file__).with_name("devices.py")), *arguments]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def report(subprocess_environment):
+    """In single precision."""
+    return on_eight_devices(subprocess_environment | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"})
 
 
 @pytest.mark.slow
@@ -32,6 +37,13 @@ def test_parameters_and_losses_after_100_updates_are_those_of_one_device(report,
     assert all(np.isfinite(value) for value in report["metrics"].values())
     assert report["apart"][case] <= 1e-5
     assert report["apart"]["other seed"] > 1e-3  # the numbers do differ between runs
+
+
+@pytest.mark.slow
+def test_so_they_are_at_the_default_learning_rate_in_double_precision(subprocess_environment):
+    """In single precision rounding would grow with every step until it shows; here only a wrong sum could."""
+    apart = on_eight_devices(subprocess_environment, "--double")
+    assert set(apart) == {"eight", "pmap"} and max(apart.values()) <= 1e-6
 
 
 @pytest.mark.slow
