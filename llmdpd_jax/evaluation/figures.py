@@ -56,7 +56,7 @@ class Rollouts:
     goals: np.ndarray | None = None  # [N, 2] in that plane, if the family's tasks have a goal there
     series: tuple[int, str] | None = None  # index and label of the observation to draw over time, if the family has one
     targets: np.ndarray | None = None  # [N] that it should reach
-    walls: np.ndarray | None = None  # [N, W, 2] lower left corners of unit squares, NaN where there are fewer
+    walls: np.ndarray | None = None  # [N, W, 4] x and y of lower left corners, width, height; NaN where there are fewer
 
 
 def write_rollouts(path: str | Path, rollouts: Rollouts) -> None:
@@ -115,8 +115,8 @@ def _check_rollouts(rollouts: Rollouts, where: str) -> None:
         if found is not None and found.shape != expected:
             raise UserError(f"{where}: {name} have shape {list(found.shape)}; expected {list(expected)}")
     walls = rollouts.walls
-    if walls is not None and (walls.ndim != 3 or walls.shape[::2] != (tasks, 2)):
-        raise UserError(f"{where}: walls have shape {list(walls.shape)}; expected [{tasks} tasks, walls, 2]")
+    if walls is not None and (walls.ndim != 3 or walls.shape[::2] != (tasks, 4)):
+        raise UserError(f"{where}: walls have shape {list(walls.shape)}; expected [{tasks} tasks, walls, 4]")
 
 
 # --- Rollouts ---------------------------------------------------------------------------------------------------------
@@ -147,7 +147,8 @@ def _limits(rollouts: Rollouts) -> tuple[np.ndarray, np.ndarray]:
     if rollouts.targets is not None:
         points = np.concatenate([points, [[0.0, target] for target in rollouts.targets]])
     if rollouts.walls is not None:
-        points = np.concatenate([points, *(rollouts.walls.reshape(-1, 2) + corner for corner in (0, 1))])
+        corners, sizes = np.split(rollouts.walls.reshape(-1, 4), 2, axis=-1)
+        points = np.concatenate([points, corners, corners + sizes])
     points = points[np.isfinite(points).all(axis=-1)]
     if rollouts.series is not None:
         low, high = points.min(axis=0), points.max(axis=0)
@@ -168,8 +169,8 @@ def _draw_task(axes: Axes, rollouts: Rollouts, task: int) -> None:
     for spine in axes.spines.values():
         spine.set_color(_LINE)
     if rollouts.walls is not None:
-        squares = [Rectangle(corner, 1, 1) for corner in rollouts.walls[task] if np.isfinite(corner).all()]
-        axes.add_collection(PatchCollection(squares, color=_LINE, zorder=0))
+        walls = [Rectangle(wall[:2], *wall[2:]) for wall in rollouts.walls[task] if np.isfinite(wall).all()]
+        axes.add_collection(PatchCollection(walls, color=_LINE, zorder=0))
     else:
         if low[0] < 0 < high[0]:
             axes.axvline(0, color=_LINE, linewidth=0.7, zorder=0)

@@ -86,7 +86,7 @@ class PlaneView:
 
     position: tuple[int, int]  # observation indices of the horizontal and vertical coordinate
     goal: tuple[str, str] | None  # parameter names of the goal's coordinates
-    # Task parameters -> lower left corners [W, 2] of the unit squares that are walls, where there are any.
+    # Task parameters -> the walls [W, 4], where there are any: x and y of the lower left corner, width, height.
     walls: Callable[[Mapping[str, float]], np.ndarray] | None = None
 
 
@@ -175,6 +175,7 @@ _FACTORIES: dict[str, str | Callable[[], TaskFamily]] = {
     "cheetah_vel": "llmdpd_jax.tasks.cheetah_vel:cheetah_vel",
     "hopper_params": "llmdpd_jax.tasks.hopper_params:hopper_params",
     "maze": "llmdpd_jax.tasks.maze:maze",
+    "maze_gaps": "llmdpd_jax.tasks.maze_gaps:maze_gaps",
     "point_robot": "llmdpd_jax.tasks.point_robot:point_robot",
     "reacher_goal": "llmdpd_jax.tasks.reacher_goal:reacher_goal",
     "walker_params": "llmdpd_jax.tasks.walker_params:walker_params",

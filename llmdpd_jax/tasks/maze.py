@@ -6,7 +6,7 @@ the maze. Test goals lie in cells that no train goal lies in.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,8 @@ from llmdpd_jax.tasks.wording import Quantity
 NAME = "maze"
 HORIZON = 100
 DT = 0.2  # seconds of a step
-DRAG, PUSH = 0.4, 0.8  # share of the velocity lost in a step; m/s that a full action adds: at most 2 m/s
+DRAG, PUSH = 0.4, 0.8  # share of the velocity lost in a step; m/s that a full action adds
+TOP_SPEED = PUSH / DRAG  # m/s along each axis
 RADIUS = 0.1  # m, half the point's width
 SPREAD = 0.3  # m, how far from the middle of a cell starts and goals lie at most, along each axis
 TASK_SEED = 2611
@@ -134,6 +135,32 @@ def next_cells() -> np.ndarray:
     return np.stack(tables).astype(np.int32)
 
 
+# --- motion ----------------------------------------------------------------------------------------------------------
+
+
+def advance(
+    position: jax.Array, velocity: jax.Array, action: jax.Array, blocked: Callable[[jax.Array], jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Position and velocity `[2]` after a step of DT; an action `[2]` is clipped to [-1, 1].
+
+    blocked: whether the point would stick in a wall at a position `[2]`. Such a move along one axis is not made, and
+    ends the velocity along it.
+    """
+    velocity = (1 - DRAG) * velocity + PUSH * jnp.clip(action, -1.0, 1.0)
+    for axis in range(2):
+        moved = position.at[axis].add(DT * velocity[axis])
+        free = ~blocked(moved)
+        position = jnp.where(free, moved, position)
+        velocity = velocity.at[axis].multiply(free)
+    return position, velocity
+
+
+def push_towards(target: jax.Array, position: jax.Array, velocity: jax.Array) -> jax.Array:
+    """The action `[2]`, not yet clipped, that reaches a target `[2]` in a step, or goes there as fast as it goes."""
+    wanted = jnp.clip((target - position) / DT, -TOP_SPEED, TOP_SPEED)
+    return (wanted - (1 - DRAG) * velocity) / PUSH
+
+
 # --- environment -----------------------------------------------------------------------------------------------------
 
 
@@ -161,13 +188,8 @@ class Maze(TaskEnv):
     def step(self, state: State, action: jax.Array) -> State:
         """One step of DT; actions `[2]` are clipped to [-1, 1]."""
         layout = state.info["parameters"][0].astype(jnp.int32)
-        position, velocity = state.obs[:2], state.obs[2:4]
-        velocity = (1 - DRAG) * velocity + PUSH * jnp.clip(action, -1.0, 1.0)
-        for axis in range(2):
-            moved = position.at[axis].add(DT * velocity[axis])
-            free = ~is_blocked(layout, moved)
-            position = jnp.where(free, moved, position)
-            velocity = velocity.at[axis].multiply(free)
+        blocked = functools.partial(is_blocked, layout)
+        position, velocity = advance(state.obs[:2], state.obs[2:4], action, blocked)
         reward = jnp.exp(-jnp.linalg.norm(position - state.info["parameters"][1:]))
         return state.replace(obs=self._observe(layout, position, velocity), reward=reward)
 
@@ -201,9 +223,7 @@ def push(layout: jax.Array, observation: jax.Array, aim: jax.Array) -> jax.Array
     position, velocity = observation[:2], observation[2:4]
     here, goal = cell_of(layout, position), cell_of(layout, aim)
     waypoint = jnp.where(here == goal, aim, middle(layout, jnp.asarray(next_cells())[layout, goal, here]))
-    fastest = PUSH / DRAG
-    wanted = jnp.clip((waypoint - position) / DT, -fastest, fastest)
-    return (wanted - (1 - DRAG) * velocity) / PUSH
+    return push_towards(waypoint, position, velocity)
 
 
 def act(traits: Traits, parameters: jax.Array, observation: jax.Array, key: jax.Array) -> jax.Array:
@@ -267,24 +287,24 @@ def phrases(parameters: Mapping[str, float]) -> dict[str, str | Quantity]:
     }
 
 
-def wall_corners(parameters: Mapping[str, float]) -> np.ndarray:
-    """Lower left corners `[W, 2]` of the cells that are walls, without what only pads the grid."""
+def wall_squares(parameters: Mapping[str, float]) -> np.ndarray:
+    """The cells that are walls `[W, 4]`: x and y of the lower left corner, width, height. Padding is not."""
     layout = int(parameters["layout"])
     height, width = SHAPES[layout]
     rows, columns = np.nonzero(WALLS[layout, :height, :width])
-    return np.stack([columns - width / 2, height / 2 - rows - 1], axis=1)
+    ones = np.ones(len(rows))
+    return np.stack([columns - width / 2, height / 2 - rows - 1, ones, ones], axis=1)
 
 
 @functools.cache
 def maze() -> TaskFamily:
     """The family, as the registry hands it out."""
     height, width = SHAPES.max(0)
-    fastest = PUSH / DRAG
     return TaskFamily(
         name=NAME,
         horizon=HORIZON,
-        observation_low=(-width / 2, -height / 2, -fastest, -fastest, 0.0, 0.0, 0.0, 0.0),
-        observation_high=(width / 2, height / 2, fastest, fastest, width, width, height, height),
+        observation_low=(-width / 2, -height / 2, -TOP_SPEED, -TOP_SPEED, 0.0, 0.0, 0.0, 0.0),
+        observation_high=(width / 2, height / 2, TOP_SPEED, TOP_SPEED, width, width, height, height),
         action_low=(-1.0, -1.0),
         action_high=(1.0, 1.0),
         parameter_names=("layout", "goal_x", "goal_y"),
@@ -294,5 +314,5 @@ def maze() -> TaskFamily:
         wordings=maze_wordings(),
         phrases=phrases,
         reference_episodes=200,
-        view=PlaneView(position=(0, 1), goal=("goal_x", "goal_y"), walls=wall_corners),
+        view=PlaneView(position=(0, 1), goal=("goal_x", "goal_y"), walls=wall_squares),
     )

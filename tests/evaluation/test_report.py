@@ -234,17 +234,17 @@ def test_every_task_has_the_same_limits_and_holds_its_goal(synthetic):
     assert high[0] - low[0] == pytest.approx(high[1] - low[1]), "square, so that distances look alike in x and y"
 
 
-def test_walls_are_drawn_as_squares_and_inside_the_limits(tmp_path, synthetic):
+def test_walls_are_drawn_as_rectangles_and_inside_the_limits(tmp_path, synthetic):
     _, rollouts = synthetic()
-    walls = np.full((3, 2, 2), np.nan, np.float32)
-    walls[0], walls[1, 0] = [[3.0, -1.0], [0.0, 0.0]], [1.0, 2.0]
+    walls = np.full((3, 2, 4), np.nan, np.float32)
+    walls[0], walls[1, 0] = [[3.0, -1.0, 1.0, 1.0], [0.0, 0.0, 1.0, 2.0]], [1.0, 2.0, 1.0, 1.0]
     figures.write_rollouts(tmp_path / "r.safetensors", dataclasses.replace(rollouts, walls=walls))
     read = figures.load_rollouts(tmp_path / "r.safetensors")
     axes = [figures.task_picture(read, task).axes[0] for task in range(3)]
     drawn = [[path.get_extents().extents.tolist() for path in one.collections[0].get_paths()] for one in axes]
-    assert drawn == [[[3, -1, 4, 0], [0, 0, 1, 1]], [[1, 2, 2, 3]], []]
+    assert drawn == [[[3, -1, 4, 0], [0, 0, 1, 2]], [[1, 2, 2, 3]], []]
     assert axes[2].viewLim.x1 > 4 and axes[2].viewLim.y1 > 3
-    with pytest.raises(UserError, match=r"walls have shape \[2, 2, 2\]; expected \[3 tasks, walls, 2\]"):
+    with pytest.raises(UserError, match=r"walls have shape \[2, 2, 4\]; expected \[3 tasks, walls, 4\]"):
         figures.write_rollouts(tmp_path / "s.safetensors", dataclasses.replace(rollouts, walls=walls[:2]))
 
 

@@ -213,6 +213,7 @@ def test_held_out_names_are_in_no_train_wording():
 
 
 def test_walls_to_draw():
-    corners = module.wall_corners({"layout": 0.0})
-    assert len(corners) == 25 - 7 and corners.min(0).tolist() == [-2.5, -2.5] and corners.max(0).tolist() == [1.5, 1.5]
-    assert [-1.5, -0.5] in corners.tolist() and [0.5, -0.5] not in corners.tolist()
+    squares = module.wall_squares({"layout": 0.0})
+    assert squares.shape == (25 - 7, 4) and (squares[:, 2:] == 1).all()
+    assert squares.min(0).tolist()[:2] == [-2.5, -2.5] and squares.max(0).tolist()[:2] == [1.5, 1.5]
+    assert [-1.5, -0.5, 1, 1] in squares.tolist() and [0.5, -0.5, 1, 1] not in squares.tolist()
