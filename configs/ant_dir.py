@@ -12,6 +12,7 @@ def get_config():
     config = default_config()
     config.data.manifest = "data/ant_dir/tasks.json"
     config.model.number_dials = 4  # headings come round again
+    config.model.width = 256  # a gait in every direction asks for more than the default
     config.data.return_temperature = 0.1
     config.data.prompt_share = 0.25
     config.agent.cloning_weight = 1.0
