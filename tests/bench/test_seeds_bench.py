@@ -10,20 +10,19 @@ from llmdpd_jax.bench.registry import BENCHMARKS
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_turn_makes_all_updates_of_every_seed(monkeypatch, count):
+def test_a_turn_makes_all_updates_of_every_seed(monkeypatch):
     monkeypatch.setattr(seeds, "UPDATES", 3)
-    side = seeds.Training(count, tasks=2, episodes=3, steps=30)
+    side = seeds.Training(2, tasks=2, episodes=3, steps=30)
     side.run()
-    np.testing.assert_array_equal(side.result(None), np.full((2,) if count == 2 else (), 3))
+    np.testing.assert_array_equal(side.result(None), [3, 3])
     leaves = jax.tree.leaves(side.state.params)
     assert all(np.isfinite(x).all() for x in leaves)
-    if count == 2:
-        assert max(float(np.abs(x[0] - x[1]).max()) for x in leaves) > 0.01
+    assert max(float(np.abs(x[0] - x[1]).max()) for x in leaves) > 0.01
 
 
 @pytest.mark.slow
-def test_the_row_is_of_all_seeds_together():
+def test_the_row_is_of_all_seeds_together(monkeypatch):
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of the processes that are compared
     report = seeds.run(choose_cpus(1), repeats=1, seeds=2)
     (row,) = report.rows
     assert (row.name, row.unit, row.reference) == ("seeds/2 side by side", "updates/s", "one seed")

@@ -11,13 +11,15 @@ import pytest
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.prompts.numbers import read_numbers
 from llmdpd_jax.tasks import dynamics as dynamics_tasks
+from llmdpd_jax.tasks import maze_gaps as gap_tasks
 from llmdpd_jax.tasks.point_robot import point_robot
 from llmdpd_jax.tasks.point_robot_wordings import HELD_OUT_TEMPLATES
 from llmdpd_jax.tasks.reacher_goal import reacher_goal
 from llmdpd_jax.tasks.wording import UNITS, Parts, Quantity, Writing, compose, decimal, short, side, spelled
-from llmdpd_jax.tasks.wordings import direction, dynamics, point, velocity, way
+from llmdpd_jax.tasks.wordings import direction, dynamics, gaps, point, velocity, way
 from llmdpd_jax.tasks.wordings.direction import direction_phrases, direction_wordings
 from llmdpd_jax.tasks.wordings.dynamics import dynamics_wordings
+from llmdpd_jax.tasks.wordings.gaps import gap_wordings
 from llmdpd_jax.tasks.wordings.point import point_wordings
 from llmdpd_jax.tasks.wordings.velocity import velocity_wordings
 from llmdpd_jax.tasks.wordings.way import way_wordings
@@ -103,18 +105,26 @@ def test_parts_are_composed_in_every_order_and_written_in_turn():
 
 # --- sets of wordings ------------------------------------------------------------------------------------------------
 
-MODULES = {"point": point, "velocity": velocity, "direction": direction, "dynamics": dynamics, "way": way}
+MODULES = {
+    "point": point,
+    "velocity": velocity,
+    "direction": direction,
+    "dynamics": dynamics,
+    "gaps": gaps,
+    "way": way,
+}
 SETS = {
     "point": point_wordings(),
     "velocity": velocity_wordings(),
     "direction": direction_wordings(),
     "dynamics": dynamics_wordings(),
+    "gaps": gap_wordings(),
     "way": way_wordings(),
 }
 PROBED = ("point", "velocity", "direction")  # by experiments/text_probe, in every group
 GROUPS = [field.name for field in dataclasses.fields(point_wordings())]
 # Half a unit of the coarsest writing.
-ROUNDING = {"point": 0.006, "velocity": 0.051, "direction": 0.01, "dynamics": 0.006, "way": 0.0}
+ROUNDING = {"point": 0.006, "velocity": 0.051, "direction": 0.01, "dynamics": 0.006, "gaps": 0.006, "way": 0.0}
 DRAWN = np.random.default_rng(0)
 EXAMPLES = {
     "point": [(-1.0, 1.0), (0.0, -0.06), (0.31, -0.42), (-2.97, 0.38), *DRAWN.uniform(-1, 1, (8, 2))],
@@ -122,6 +132,7 @@ EXAMPLES = {
     "direction": [0.0, math.pi / 4, math.pi, 6.28, *DRAWN.uniform(0, 2 * math.pi, 12)],
     # None like what else is in a frame ("verbose=1").
     "dynamics": [(0.304, 1.13, 2.19, 3.37), (2.716, 0.58, 0.459, 1.22), (1.41, 3.24, 0.77, 0.353)],
+    "gaps": [(-1.21, 0.43, 2.37, -0.87), (0.68, -1.46, 1.53, 0.0), (1.13, 0.02, 2.66, 1.69)],
     "way": [1.0, -1.0],
 }
 
@@ -131,6 +142,8 @@ def fields_of(kind, example):
         return {"x": Quantity(example[0]), "y": Quantity(example[1])}
     if kind == "dynamics":
         return dynamics_tasks.phrases(dict(zip(dynamics_tasks.FACTORS, example, strict=True)))
+    if kind == "gaps":
+        return gap_tasks.phrases(dict(zip(gap_tasks.PARAMETERS, example, strict=True)))
     if kind == "direction":
         return direction_phrases(example)
     return {"v" if kind == "velocity" else "way": Quantity(example)}
