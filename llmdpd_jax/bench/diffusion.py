@@ -138,6 +138,9 @@ class FlaxDiffusionQL:
     """This library's side: updates, or actions if there are no updates."""
 
     def __init__(self, file: str, networks: str, improvement: str, updates: int, batch: int, calls: int):
+        if not updates:
+            # As README, "Use a policy", has it: to wake another thread takes as long as to act once.
+            jax.config.update("jax_cpu_enable_async_dispatch", False)
         self.config, self.updates, self.calls = bench_config(networks, improvement), updates, calls
         self.core, self.state, update = single_task(self.config)
         params = read_params(Path(file)) | {n: p for n, p in self.state.params.items() if n == STUDENT}
