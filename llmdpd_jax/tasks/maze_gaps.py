@@ -33,9 +33,9 @@ GOALS = ((1.5, -1.7), (2.7, 1.7))  # ... and of where goals lie
 TRAIN_TASKS, TEST_TASKS = 60, 15
 TASK_SEED = 2611
 
-LOW, HIGH = (
-    jnp.array([sign * FARTHEST_GAP, sign * FARTHEST_GAP, *corner]) for sign, corner in zip((-1, 1), GOALS, strict=True)
-)  # [4] of the parameters
+# Of the parameters [4].
+LOW = np.array([-FARTHEST_GAP, -FARTHEST_GAP, *GOALS[0]])
+HIGH = np.array([FARTHEST_GAP, FARTHEST_GAP, *GOALS[1]])
 
 
 def is_blocked(gaps: jax.Array, position: jax.Array) -> jax.Array:
