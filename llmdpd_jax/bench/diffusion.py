@@ -139,7 +139,7 @@ class FlaxDiffusionQL:
 
     def __init__(self, file: str, networks: str, improvement: str, updates: int, batch: int, calls: int):
         if not updates:
-            # As README, "Use a policy", has it: to wake another thread takes as long as to act once.
+            # As README, "Use a policy", has it: no other thread is woken to act.
             jax.config.update("jax_cpu_enable_async_dispatch", False)
         self.config, self.updates, self.calls = bench_config(networks, improvement), updates, calls
         self.core, self.state, update = single_task(self.config)

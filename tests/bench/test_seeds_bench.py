@@ -21,8 +21,7 @@ def test_a_turn_makes_all_updates_of_every_seed(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_row_is_of_all_seeds_together(monkeypatch):
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of the processes that are compared
+def test_the_row_is_of_all_seeds_together():
     report = seeds.run(choose_cpus(1), repeats=1, seeds=2)
     (row,) = report.rows
     assert (row.name, row.unit, row.reference) == ("seeds/2 side by side", "updates/s", "one seed")
