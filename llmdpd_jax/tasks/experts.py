@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from llmdpd_jax.errors import UserError
-from llmdpd_jax.tasks.family import PLAIN, QUALITIES, Behaviour, Frame
+from llmdpd_jax.tasks.family import PLAIN, Behaviour, Frame, check_quality
 
 FOLDER = Path(__file__).parent / "expert_weights"
 LEAST_STD = 0.001  # of the actions before the tanh, as in Brax
@@ -66,8 +66,7 @@ def make_behaviour(expert: Expert, quality: str, drawn: bool = True, frame: Fram
 
     Raises `UserError` for an unknown quality.
     """
-    if quality not in QUALITIES:
-        raise UserError(f"unknown quality {quality!r} (known: {', '.join(QUALITIES)})")
+    check_quality(quality)
     last = expert.snapshots - 1
 
     def draw(key, progress, parameters) -> Traits:

@@ -29,6 +29,12 @@ BACKENDS = ("generalized", "mjx", "positional", "spring")  # physics of Brax's
 QUALITIES = ("random", "replay", "medium", "mixed", "expert")  # replay and mixed are logs of a learner, see `collect`
 
 
+def check_quality(quality: str) -> None:
+    """Raises `UserError` for a quality that is not one of QUALITIES."""
+    if quality not in QUALITIES:
+        raise UserError(f"unknown quality {quality!r} (known: {', '.join(QUALITIES)})")
+
+
 @dataclass(frozen=True)
 class Task:
     """One task of a family."""

@@ -11,13 +11,12 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import shortest_path
 
-from llmdpd_jax.errors import UserError
+from llmdpd_jax.tasks.controllers import mistaken_behaviour
 from llmdpd_jax.tasks.environment import State, TaskEnv
-from llmdpd_jax.tasks.family import QUALITIES, Behaviour, PlaneView, Task, TaskFamily
+from llmdpd_jax.tasks.family import Behaviour, PlaneView, Task, TaskFamily
 from llmdpd_jax.tasks.maze_wordings import maze_wordings, names
 from llmdpd_jax.tasks.wording import Quantity
 
@@ -156,9 +155,9 @@ def advance(
 
 
 def push_towards(target: jax.Array, position: jax.Array, velocity: jax.Array) -> jax.Array:
-    """The action `[2]`, not yet clipped, that reaches a target `[2]` in a step, or goes there as fast as it goes."""
+    """The action `[2]` that reaches a target `[2]` in a step, or goes there as fast as it goes."""
     wanted = jnp.clip((target - position) / DT, -TOP_SPEED, TOP_SPEED)
-    return (wanted - (1 - DRAG) * velocity) / PUSH
+    return jnp.clip((wanted - (1 - DRAG) * velocity) / PUSH, -1.0, 1.0)
 
 
 # --- environment -----------------------------------------------------------------------------------------------------
@@ -209,48 +208,23 @@ class Maze(TaskEnv):
 # --- behaviour -------------------------------------------------------------------------------------------------------
 
 
-@struct.dataclass
-class Traits:
-    """What one behaviour episode keeps throughout."""
-
-    aim: jax.Array  # [2] where it heads for: the goal, or some other place
-    gain: jax.Array  # share of the expert's push it gives
-    noise: jax.Array  # half-width of the uniform noise on each push
-
-
-def push(layout: jax.Array, observation: jax.Array, aim: jax.Array) -> jax.Array:
-    """The expert's push `[2]`, not yet clipped: from cell to cell on a shortest way, as fast as it goes."""
+def control(parameters: jax.Array, observation: jax.Array) -> jax.Array:
+    """The expert's push `[2]`: from cell to cell on a shortest way to the goal, as fast as it goes."""
+    layout, goal = parameters[0].astype(jnp.int32), parameters[1:]
     position, velocity = observation[:2], observation[2:4]
-    here, goal = cell_of(layout, position), cell_of(layout, aim)
-    waypoint = jnp.where(here == goal, aim, middle(layout, jnp.asarray(next_cells())[layout, goal, here]))
+    here, there = cell_of(layout, position), cell_of(layout, goal)
+    waypoint = jnp.where(here == there, goal, middle(layout, jnp.asarray(next_cells())[layout, there, here]))
     return push_towards(waypoint, position, velocity)
 
 
-def act(traits: Traits, parameters: jax.Array, observation: jax.Array, key: jax.Array) -> jax.Array:
-    """A push towards where the episode heads for, plus noise. `[2]`, not yet clipped."""
-    wanted = jnp.clip(push(parameters[0].astype(jnp.int32), observation, traits.aim), -1.0, 1.0)
-    return traits.gain * wanted + traits.noise * jax.random.uniform(key, (2,), minval=-1.0, maxval=1.0)
+def elsewhere(key: jax.Array, parameters: jax.Array) -> jax.Array:
+    """The parameters `[3]` with a goal drawn anywhere in the maze."""
+    return jnp.concatenate([parameters[:1], draw_position(key, parameters[0].astype(jnp.int32))])
 
 
 def behaviour(quality: str) -> Behaviour:
-    """The policy of that quality. Raises `UserError` for an unknown one.
-
-    "mixed" is a learner's log: random at first, then it heads for other places as well as for the goal, at last the
-    expert; "replay" is its first half. "medium" heads for the goal in two episodes of five, with half its force and as
-    much noise.
-    """
-    if quality not in QUALITIES:
-        raise UserError(f"unknown quality {quality!r} (known: {', '.join(QUALITIES)})")
-
-    def draw(key: jax.Array, progress: jax.Array, parameters: jax.Array) -> Traits:
-        aim_key, key = jax.random.split(key)
-        skill = {"random": 0.0, "replay": progress / 2, "medium": 0.5, "mixed": progress, "expert": 1.0}[quality]
-        finds = 0.4 if quality == "medium" else skill
-        elsewhere = draw_position(aim_key, parameters[0].astype(jnp.int32))
-        aim = jnp.where(jax.random.uniform(key) < finds, parameters[1:], elsewhere)
-        return Traits(aim=aim, gain=jnp.asarray(skill), noise=jnp.asarray(1.0 - skill))
-
-    return Behaviour(draw, act)
+    """The policy of that quality: the worse, the more often it heads for other places. Raises `UserError`."""
+    return mistaken_behaviour(quality, control, elsewhere)
 
 
 # --- tasks -----------------------------------------------------------------------------------------------------------

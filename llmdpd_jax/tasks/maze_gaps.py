@@ -12,11 +12,10 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
-from llmdpd_jax.errors import UserError
+from llmdpd_jax.tasks.controllers import mistaken_behaviour
 from llmdpd_jax.tasks.environment import State, TaskEnv
-from llmdpd_jax.tasks.family import QUALITIES, Behaviour, PlaneView, Task, TaskFamily
+from llmdpd_jax.tasks.family import Behaviour, PlaneView, Task, TaskFamily
 from llmdpd_jax.tasks.maze import RADIUS, TOP_SPEED, advance, push_towards
 from llmdpd_jax.tasks.wording import Quantity, as_wordings
 from llmdpd_jax.tasks.wordings.gaps import gap_wordings
@@ -85,54 +84,31 @@ class MazeGaps(TaskEnv):
 # --- behaviour -------------------------------------------------------------------------------------------------------
 
 
-@struct.dataclass
-class Traits:
-    """What one behaviour episode keeps throughout."""
-
-    belief: jax.Array  # [4] the parameters it acts on: those of the task, or others
-    gain: jax.Array  # share of the expert's push it gives
-    noise: jax.Array  # half-width of the uniform noise on each push
-
-
-def waypoint(belief: jax.Array, position: jax.Array) -> jax.Array:
+def waypoint(parameters: jax.Array, position: jax.Array) -> jax.Array:
     """Where `[2]` to head for next: through the gap of the next wall if it lies straight ahead, else to in front of it,
     and right of both walls to the goal."""
     crossed = jnp.sum(position[0] > WALLS + HALF_THICK + RADIUS)
     wall = jnp.minimum(crossed, 1)
-    middle, gap, beside = jnp.asarray(WALLS)[wall], belief[wall], HALF_THICK + 2 * RADIUS
+    middle, gap, beside = jnp.asarray(WALLS)[wall], parameters[wall], HALF_THICK + 2 * RADIUS
     in_line = jnp.abs(position[1] - gap) < HALF_GAP - RADIUS
     inside = jnp.abs(position[0] - middle) < HALF_THICK + RADIUS  # so it is in the gap, and can only go on
     door = jnp.stack([middle + jnp.where(in_line | inside, 2.0, -1.0) * beside, gap])
-    return jnp.where(crossed == len(WALLS), belief[2:], door)
+    return jnp.where(crossed == len(WALLS), parameters[2:], door)
 
 
-def act(traits: Traits, parameters: jax.Array, observation: jax.Array, key: jax.Array) -> jax.Array:
-    """A push towards the goal it believes in, plus noise. `[2]`, not yet clipped."""
-    del parameters
-    target = waypoint(traits.belief, observation[:2])
-    wanted = jnp.clip(push_towards(target, observation[:2], observation[2:]), -1.0, 1.0)
-    return traits.gain * wanted + traits.noise * jax.random.uniform(key, (2,), minval=-1.0, maxval=1.0)
+def control(parameters: jax.Array, observation: jax.Array) -> jax.Array:
+    """The expert's push `[2]`: through both gaps to the goal, as fast as it goes."""
+    return push_towards(waypoint(parameters, observation[:2]), observation[:2], observation[2:])
+
+
+def another(key: jax.Array, parameters: jax.Array) -> jax.Array:
+    """The parameters `[4]` of some other maze."""
+    return jax.random.uniform(key, parameters.shape, minval=LOW, maxval=HIGH)
 
 
 def behaviour(quality: str) -> Behaviour:
-    """The policy of that quality. Raises `UserError` for an unknown one.
-
-    "mixed" is a learner's log: random at first, then it takes the task for another one less and less often, at last
-    the expert; "replay" is its first half. "medium" knows the task in two episodes of five, with half the expert's
-    force and as much noise.
-    """
-    if quality not in QUALITIES:
-        raise UserError(f"unknown quality {quality!r} (known: {', '.join(QUALITIES)})")
-
-    def draw(key: jax.Array, progress: jax.Array, parameters: jax.Array) -> Traits:
-        key_belief, key = jax.random.split(key)
-        skill = {"random": 0.0, "replay": progress / 2, "medium": 0.5, "mixed": progress, "expert": 1.0}[quality]
-        knows = 0.4 if quality == "medium" else skill
-        other = jax.random.uniform(key_belief, (4,), minval=LOW, maxval=HIGH)
-        belief = jnp.where(jax.random.uniform(key) < knows, parameters, other)
-        return Traits(belief=belief, gain=jnp.asarray(skill), noise=jnp.asarray(1.0 - skill))
-
-    return Behaviour(draw, act)
+    """The policy of that quality: the worse, the more often it takes the maze for another. Raises `UserError`."""
+    return mistaken_behaviour(quality, control, another)
 
 
 # --- tasks -----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmdpd_jax.tasks.controllers import controller_behaviour
+from llmdpd_jax.tasks.controllers import inaccurate_behaviour
 from llmdpd_jax.tasks.environment import State, TaskEnv
 from llmdpd_jax.tasks.family import PlaneView, Task, TaskFamily
 from llmdpd_jax.tasks.point_robot_wordings import HELD_OUT_TEMPLATES
@@ -118,7 +118,7 @@ def point_robot() -> TaskFamily:
         parameter_names=("goal_x", "goal_y"),
         make_env=PointRobot,
         tasks=make_tasks,
-        behaviour=functools.partial(controller_behaviour, control=step_towards, error=0.6),
+        behaviour=functools.partial(inaccurate_behaviour, control=step_towards, error=0.6),
         wordings=(
             *(Wording(f"train_{i}", template, held_out=False) for i, template in enumerate(point_wordings().train)),
             *(Wording(name, template, held_out=True) for name, template in HELD_OUT_TEMPLATES.items()),

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmdpd_jax.tasks.controllers import controller_behaviour
+from llmdpd_jax.tasks.controllers import inaccurate_behaviour
 from llmdpd_jax.tasks.environment import State, make_robot, point_on
 from llmdpd_jax.tasks.family import PlaneView, Task, TaskFamily
 from llmdpd_jax.tasks.physics import BACKEND, PhysicsTask
@@ -121,7 +121,7 @@ def reacher_goal() -> TaskFamily:
         parameter_names=("goal_x", "goal_y"),
         make_env=make_env,
         tasks=make_tasks,
-        behaviour=functools.partial(controller_behaviour, control=torques_towards, error=0.12),
+        behaviour=functools.partial(inaccurate_behaviour, control=torques_towards, error=0.12),
         wordings=as_wordings(point_wordings()),
         phrases=phrases,
         reference_episodes=100,
