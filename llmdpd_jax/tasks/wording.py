@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llmdpd_jax.errors import UserError
+from llmdpd_jax.tasks.wordings.asides import AFTER, BEFORE
 
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _TEENS = ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
@@ -190,6 +191,13 @@ def compose(parts: Parts, writings: Sequence[Writing], every: int = 1) -> tuple[
         for strings in permutations:
             templates.append(frame.format(**dict(zip("abcd", map(writing.into, strings), strict=False))))
     return tuple(dict.fromkeys(templates))
+
+
+def with_asides(templates: Sequence[str]) -> tuple[str, ...]:
+    """The templates, every other one with a remark that has nothing to do with it, in turn before it and behind it."""
+    before, after = itertools.cycle(BEFORE), itertools.cycle(AFTER)
+    places = itertools.cycle((str, lambda text: f"{next(before)} {text}", str, lambda text: f"{text} {next(after)}"))
+    return tuple(place(template) for place, template in zip(places, templates, strict=False))
 
 
 @dataclass(frozen=True)

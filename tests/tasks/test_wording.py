@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import re
+import string
 
 import numpy as np
 import pytest
@@ -15,8 +16,20 @@ from llmdpd_jax.tasks import maze_gaps as gap_tasks
 from llmdpd_jax.tasks.point_robot import point_robot
 from llmdpd_jax.tasks.point_robot_wordings import HELD_OUT_TEMPLATES
 from llmdpd_jax.tasks.reacher_goal import reacher_goal
-from llmdpd_jax.tasks.wording import UNITS, Parts, Quantity, Writing, compose, decimal, short, side, spelled
+from llmdpd_jax.tasks.wording import (
+    UNITS,
+    Parts,
+    Quantity,
+    Writing,
+    compose,
+    decimal,
+    short,
+    side,
+    spelled,
+    with_asides,
+)
 from llmdpd_jax.tasks.wordings import direction, dynamics, gaps, point, velocity, way
+from llmdpd_jax.tasks.wordings.asides import AFTER, BEFORE
 from llmdpd_jax.tasks.wordings.direction import direction_phrases, direction_wordings
 from llmdpd_jax.tasks.wordings.dynamics import dynamics_wordings
 from llmdpd_jax.tasks.wordings.gaps import gap_wordings
@@ -103,6 +116,11 @@ def test_parts_are_composed_in_every_order_and_written_in_turn():
     assert compose(Parts((), (), whole=("<x> m",)), [Writing("3")]) == ("{x:3} m",)
 
 
+def test_every_other_sentence_has_a_remark_before_or_behind_it():
+    assert with_asides(("a", "b", "c", "d", "e")) == ("a", f"{BEFORE[0]} b", "c", f"d {AFTER[0]}", "e")
+    assert len(set(BEFORE)) == len(set(AFTER)) == 100
+
+
 # --- sets of wordings ------------------------------------------------------------------------------------------------
 
 MODULES = {
@@ -130,7 +148,6 @@ EXAMPLES = {
     "point": [(-1.0, 1.0), (0.0, -0.06), (0.31, -0.42), (-2.97, 0.38), *DRAWN.uniform(-1, 1, (8, 2))],
     "velocity": [0.0, 0.05, 3.0, *DRAWN.uniform(0, 3, 8)],
     "direction": [0.0, math.pi / 4, math.pi, 6.28, *DRAWN.uniform(0, 2 * math.pi, 12)],
-    # None like what else is in a frame ("verbose=1").
     "dynamics": [(0.304, 1.13, 2.19, 3.37), (2.716, 0.58, 0.459, 1.22), (1.41, 3.24, 0.77, 0.353)],
     "gaps": [(-1.21, 0.43, 2.37, -0.87), (0.68, -1.46, 1.53, 0.0), (1.13, 0.02, 2.66, 1.69)],
     "way": [1.0, -1.0],
@@ -151,14 +168,17 @@ def fields_of(kind, example):
 
 def quantities(template, fields):
     """The values that a sentence states, in order, read back from it; numbers that say something else left out."""
-    marked = re.findall(r"\{(\w+):([^|{}]*)\}", template)
-    bare = re.sub(r"\{\w+(:[^{}]*)?\}", " § ", template.replace("{{", "").replace("}}", ""))
-    others = [number.value for number in read_numbers(bare)]
-    values = [number.value for number in read_numbers(template.format(**fields))]
-    for other in others:
-        values.remove(pytest.approx(other))
-    assert len(values) == len(marked), template.format(**fields)
-    return [(name, "size" in spec.split(), value) for (name, spec), value in zip(marked, values, strict=True)]
+    text, stated = "", []
+    for literal, name, spec, _ in string.Formatter().parse(template):
+        text += literal
+        if name is not None:
+            start, text = len(text), text + format(fields[name], spec)
+            if isinstance(fields[name], Quantity) and "|" not in spec:
+                stated.append((name, "size" in spec.split(), start, len(text)))
+    numbers = read_numbers(text)
+    read = [[n.value for n in numbers if n.start < end and n.end > start] for _, _, start, end in stated]
+    assert [len(values) for values in read] == [1] * len(stated), text
+    return [(name, size, values[0]) for (name, size, _, _), values in zip(stated, read, strict=True)]
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -222,6 +242,13 @@ def test_train_validation_and_held_out_wordings_share_neither_frames_nor_phrases
             assert not {s for phrase in a.phrases for s in phrase} & {s for phrase in b.phrases for s in phrase}
 
 
+@pytest.mark.parametrize("kind", ["direction", "way"])
+def test_no_remark_is_like_a_sentence_that_is_kept_from_training(kind):
+    for part in parts_of(MODULES[kind], "VALIDATION") + parts_of(MODULES[kind], "HELD_OUT"):
+        for remark, sentence in itertools.product(BEFORE + AFTER, part.frames + part.whole):
+            assert likeness(remark, sentence) < 0.34, (remark, sentence)
+
+
 def test_unseen_units_and_precisions_are_in_no_train_wording():
     for kind, module in ((kind, MODULES[kind]) for kind in PROBED):
         train = {word for writing in module.WRITINGS for word in writing.format.split() if word in UNITS}
@@ -236,7 +263,7 @@ def test_unseen_units_and_precisions_are_in_no_train_wording():
 @pytest.mark.parametrize("group", ["train", "held_out"])
 def test_goals_of_reacher_goal_are_told_to_a_millimetre(group):
     """Its arm is a fifth of a metre long, where point_robot's plane has two: tenths of an inch are the coarsest."""
-    goals = ((-0.14, 0.12), (0.09, -0.17), (0.16, -0.03))  # none like what else is in a frame ("rtol=0.07")
+    goals = ((-0.14, 0.12), (0.09, -0.17), (0.16, -0.03))
     for template, (x, y) in itertools.product(getattr(SETS["point"], group), goals):
         fields = reacher_goal().phrases({"goal_x": x, "goal_y": y})
         for name, size, value in quantities(template, fields):

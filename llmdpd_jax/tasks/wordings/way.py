@@ -2,7 +2,7 @@
 
 import functools
 
-from llmdpd_jax.tasks.wording import Parts, WordingSet, Writing, compose
+from llmdpd_jax.tasks.wording import Parts, WordingSet, Writing, compose, with_asides
 
 TRAIN = Parts(
     frames=(
@@ -117,7 +117,7 @@ HELD_OUT = Parts(
 )
 
 
-EVERY = 7  # a phrase meets every so-manieth frame
+EVERY = 4  # a phrase meets every so-manieth frame
 
 
 @functools.cache
@@ -125,5 +125,7 @@ def way_wordings() -> WordingSet:
     """All wordings of a way along a track."""
     plain = (Writing("2"),)
     return WordingSet(
-        train=compose(TRAIN, plain, EVERY), validation=compose(VALIDATION, plain), held_out=compose(HELD_OUT, plain)
+        train=with_asides(compose(TRAIN, plain, EVERY)),
+        validation=compose(VALIDATION, plain),
+        held_out=compose(HELD_OUT, plain),
     )
