@@ -118,7 +118,7 @@ def test_parts_are_composed_in_every_order_and_written_in_turn():
 
 def test_every_other_sentence_has_a_remark_before_or_behind_it():
     assert with_asides(("a", "b", "c", "d", "e")) == ("a", f"{BEFORE[0]} b", "c", f"d {AFTER[0]}", "e")
-    assert len(set(BEFORE)) == len(set(AFTER)) == 100
+    assert len(set(BEFORE)) == len(BEFORE) > 90 and len(set(AFTER)) == len(AFTER) > 90
 
 
 # --- sets of wordings ------------------------------------------------------------------------------------------------
