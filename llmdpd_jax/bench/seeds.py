@@ -31,7 +31,7 @@ ONE = "one seed"
 class Training:
     """One side: the training of so many seeds."""
 
-    def __init__(self, seeds: int, tasks: int = 8, episodes: int = 20, steps: int = 200):
+    def __init__(self, seeds: int, updates: int = UPDATES, tasks: int = 8, episodes: int = 20, steps: int = 200):
         config = default_config()
         with tempfile.TemporaryDirectory() as folder:
             data = load_tasks(noise_split(write_noise(Path(folder), tasks, episodes, steps)), progress=False)
@@ -44,7 +44,7 @@ class Training:
         states = jax.jit(jax.vmap(agent.init, in_axes=(0, None, None)))(keys, batch, text)
         # As `llmdpd train` does: a single seed has no axis of its own.
         self.state, key = (states, keys) if seeds > 1 else (jax.tree.map(lambda x: x[0], states), keys[0])
-        self.inputs = store, statistics(data), texts, None, key, np.int32(UPDATES)
+        self.inputs = store, statistics(data), texts, None, key, np.int32(updates)
         self.call = make_train_call(agent, batch_sizes(config))
 
     def facts(self) -> dict:
@@ -61,17 +61,17 @@ class Training:
         return np.asarray(self.state.step)
 
 
-def run(cpus: Sequence[int], repeats: int, seeds: int = SEEDS) -> Report:
+def run(cpus: Sequence[int], repeats: int, seeds: int = SEEDS, updates: int = UPDATES) -> Report:
     """Updates/s of all seeds together beside those of one: below 1 they take longer than one after another."""
     name = f"seeds/{seeds} side by side"
     with ExitStack() as stack:
         sides = {name: seeds, ONE: 1}
         workers = {
-            side: stack.enter_context(Worker(f"{name}, {side}", Training, {"seeds": count}, cpus))
+            side: stack.enter_context(Worker(f"{name}, {side}", Training, {"seeds": count, "updates": updates}, cpus))
             for side, count in sides.items()
         }
         device = workers[ONE].ask(do="facts")["device"]
         seconds, _ = take_turns(workers, repeats, peak=False)
-    rates = {side: UPDATES * count / seconds[side] for side, count in sides.items()}
+    rates = {side: updates * count / seconds[side] for side, count in sides.items()}
     note = f"{seeds} seeds take {seconds[name] / seconds[ONE]:.2f} times as long as one."
     return Report((Row(name, rates[name], "updates/s", len(cpus), device, ONE, rates[ONE]),), (note,))

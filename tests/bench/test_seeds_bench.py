@@ -10,9 +10,8 @@ from llmdpd_jax.bench.registry import BENCHMARKS
 
 
 @pytest.mark.slow
-def test_a_turn_makes_all_updates_of_every_seed(monkeypatch):
-    monkeypatch.setattr(seeds, "UPDATES", 3)
-    side = seeds.Training(2, tasks=2, episodes=3, steps=30)
+def test_a_turn_makes_all_updates_of_every_seed():
+    side = seeds.Training(2, updates=3, tasks=2, episodes=3, steps=30)
     side.run()
     np.testing.assert_array_equal(side.result(None), [3, 3])
     leaves = jax.tree.leaves(side.state.params)
@@ -22,7 +21,7 @@ def test_a_turn_makes_all_updates_of_every_seed(monkeypatch):
 
 @pytest.mark.slow
 def test_the_row_is_of_all_seeds_together():
-    report = seeds.run(choose_cpus(1), repeats=1, seeds=2)
+    report = seeds.run(choose_cpus(1), repeats=1, seeds=2, updates=2)
     (row,) = report.rows
     assert (row.name, row.unit, row.reference) == ("seeds/2 side by side", "updates/s", "one seed")
     times = float(report.notes[0].split("take ")[1].split(" times")[0])
