@@ -6,7 +6,7 @@ Fields, in metres from the middle of the room: `l` and `r`, the y of the gap in 
 
 import functools
 
-from llmdpd_jax.tasks.wording import Parts, WordingSet, Writing, compose
+from llmdpd_jax.tasks.wording import Parts, WordingSet, Writing, compose, with_asides
 
 TRAIN = Parts(
     frames=(
@@ -206,7 +206,7 @@ EVERY = 2
 def gap_wordings() -> WordingSet:
     """All wordings of the two gaps and the goal."""
     return WordingSet(
-        train=compose(TRAIN, WRITINGS, EVERY),
+        train=with_asides(compose(TRAIN, WRITINGS, EVERY)),
         validation=compose(VALIDATION, WRITINGS),
         held_out=compose(HELD_OUT, WRITINGS),
     )
