@@ -18,6 +18,8 @@ from llmdpd_jax.evaluation.figures import ROLLOUTS_FILE, all_tasks_picture, load
 from llmdpd_jax.evaluation.results import merge_results, write_results
 
 METHOD, NO_PROMPT = "", "no prompt"
+# What the critics think of a robot's torques has said its say in the teacher; the student has to be like it.
+STUDENT = ["--eta=0", "--updates=12000"]
 VARIANTS = {METHOD: [], NO_PROMPT: ["--config.agent.text_dropout=1.0", "--config.agent.trajectory_dropout=1.0"]}
 
 
@@ -41,7 +43,8 @@ def main() -> None:
     plan = [(METHOD, seed) for seed in options.seeds] + [(NO_PROMPT, seed) for seed in options.ablation_seeds]
     folders, results = side_by_side(options.jobs, partial(run, family=options.family, data=data, out=out), plan)
     if options.students:
-        _, students = side_by_side(options.jobs, partial(distill, out=out), [(seed,) for seed in options.seeds])
+        student = partial(distill, out=out, options=STUDENT)
+        _, students = side_by_side(options.jobs, student, [(seed,) for seed in options.seeds])
         results = merge_results([results, students])
     write_results(ROOT / "experiments" / f"{options.family}.json", results)
     picture = all_tasks_picture(load_rollouts(ROOT / folders[0] / ROLLOUTS_FILE))

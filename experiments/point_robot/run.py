@@ -14,7 +14,7 @@ import dataclasses
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -85,10 +85,13 @@ def train_and_evaluate(
     return folder
 
 
-def distill(seed: int, out: Path) -> Path:
-    """Distils the method's policy into a student that acts in one network call; returns its run folder."""
+def distill(seed: int, out: Path, options: Sequence[str] = ()) -> Path:
+    """Distils the method's policy into a student that acts in one network call; returns its run folder.
+
+    options: of `llmdpd distill`.
+    """
     folder = out / f"student-{seed}"
-    llmdpd("distill", str(out / f"method-{seed}"), f"--out={folder}", f"--seed={seed}")
+    llmdpd("distill", str(out / f"method-{seed}"), f"--out={folder}", f"--seed={seed}", *options)
     if not (ROOT / folder / RESULTS_FILE).exists():
         llmdpd("evaluate", str(folder), "--variant=student")
     return folder

@@ -96,7 +96,7 @@ KINDS = (
         lambda rng: rng.uniform(0, 2 * np.pi, (TASKS, 1)),
         lambda p: direction_phrases(p[0]),
         lambda p: np.concatenate([np.cos(p), np.sin(p)], axis=1),
-        steps=9000,
+        steps=6000,
         dials=4,
     ),
 )

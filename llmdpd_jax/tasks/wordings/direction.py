@@ -9,7 +9,7 @@ components of the unit vector.
 import functools
 import math
 
-from llmdpd_jax.tasks.wording import Parts, Quantity, WordingSet, Writing, compose, with_asides
+from llmdpd_jax.tasks.wording import Parts, Quantity, WordingSet, Writing, compose
 
 AXES = ("east", "north", "west", "south")
 
@@ -205,61 +205,6 @@ TRAIN_UNITLESS = Parts(
         ("clock={clock:2}",),
         ("along y: <dy>; along x: <dx>",),
         ("motion whose y share is <dy> and whose x share is <dx>",),
-        # Those below by someone who had read none of the others.
-        ("direction = [<dx>, <dy>]",),
-        ("a heading whose x component is <dx> and whose y component is <dy>",),
-        ("an eastward part of <dx> and a northward part of <dy>",),
-        ("a northward share of <dy> alongside an eastward share of <dx>",),
-        ("dir.x = <dx>; dir.y = <dy>;",),
-        ('"east": <dx>, "north": <dy>',),
-        ("north_component: <dy>, east_component: <dx>",),
-        ("\\hat u = <dx>\\,\\hat\\imath + <dy>\\,\\hat\\jmath",),
-        ("cosine <dx> and sine <dy> of the course angle",),
-        ("a drift of <dx> horizontally and <dy> vertically",),
-        ("a pull that is <dy> toward north and <dx> toward east",),
-        ("np.array([<dx>, <dy>])  # normalised direction",),
-        ("the column matrix [<dx>; <dy>]",),
-        ("abscissa <dx>, ordinate <dy> as the direction of travel",),
-        ("a velocity pointing along (vx, vy) = (<dx>, <dy>)",),
-        ("the gradient direction (d/dx, d/dy) = (<dx>, <dy>)",),
-        ("thrust split as <dx> by <dy>, rightward amount first",),
-        ("an upward proportion of <dy> with <dx> to the right",),
-        ("a ray from the origin through the point (<dx> | <dy>)",),
-        ("first coordinate <dx>, second coordinate <dy>, length one",),
-        ("a second component of <dy> following a first component of <dx>",),
-        ("the normalised displacement | <dx> , <dy> |",),
-        ("Easting: [ <dx> ]   Northing: [ <dy> ]",),
-        ("u_y = <dy>, u_x = <dx>",),
-        ("the pair <dx> and <dy>",),
-        ("a step of <dx> along the x axis plus <dy> along y",),
-        ("direction cosines <dx>/<dy>, east before north",),
-        ('the stacked vector "<dx> over <dy>", x on top',),
-        ("sin(theta) = <dy> with cos(theta) = <dx>",),
-        ("--move-x <dx> --move-y <dy>",),
-        ("a movement that's <dx> sideways (right positive) and <dy> lengthways (up positive)",),
-        ("wind vector components, meridional <dy> and zonal <dx>",),
-        ("a little arrow with tip at <dx>, <dy> and tail at zero",),
-        ("real part <dx>, imaginary part <dy>, for the motion phasor",),
-        ("your {clock:2} o'clock",),
-        ("the {clock:2} position on a clock face",),
-        ("clock_direction = {clock:2}",),
-        ('"oclock": {clock:2}',),
-        ("a bearing of {clock:2} on the dial, twelve being north",),
-        ("the way an hour hand points at {clock:2}",),
-        ("hour mark {clock:2} of an imaginary watch laid on the map",),
-        ("the numeral {clock:2} on a wristwatch whose three faces east",),
-        ("a target at {clock:2} o'clock, as pilots say",),
-        ("Clock position (twelve = north): [ {clock:2} ]",),
-        ("setHeading(ClockFace.at({clock:2})) // north-up dial",),
-        ("the shadow line of a sundial-like ring at hour {clock:2}",),
-        ("a course toward {clock:2} on the twelve-hour dial",),
-        ("hour-hand reading {clock:2}, three o'clock being due east",),
-        ("dial reading h = {clock:2} hours clockwise from north",),
-        ("the direction from a clock's centre to its {clock:2} mark",),
-        ("--clock-pos {clock:2}",),
-        ("the spot where {clock:2} sits on the kitchen clock",),
-        ("{clock:2} by the clock code, with twelve straight north",),
-        ("a pointer turned to {clock:2} on a twelve-division clock ring",),
     ),
 )
 VALIDATION = Parts(
@@ -335,14 +280,14 @@ UNITLESS_WRITINGS = (Writing("2"), Writing("3"), Writing("+"), Writing("2 exp"),
 UNSEEN_UNIT = (Writing("3 turn", " turns"), Writing("3 turn", " of a full turn"))
 UNKNOWN_UNIT = (Writing("1 gon", " gradians"),)
 UNSEEN_PRECISION = (Writing("6", " radians"), Writing("6 deg", " degrees"))
-EVERY = 5
+EVERY = 11
 
 
 @functools.cache
 def direction_wordings() -> WordingSet:
     """All wordings of a heading."""
     return WordingSet(
-        train=with_asides(compose(TRAIN, WRITINGS, EVERY) + compose(TRAIN_UNITLESS, UNITLESS_WRITINGS, EVERY)),
+        train=compose(TRAIN, WRITINGS, EVERY) + compose(TRAIN_UNITLESS, UNITLESS_WRITINGS, EVERY),
         validation=compose(VALIDATION, WRITINGS) + compose(VALIDATION_UNITLESS, UNITLESS_WRITINGS),
         held_out=compose(HELD_OUT, WRITINGS) + compose(HELD_OUT_UNITLESS, UNITLESS_WRITINGS),
         unseen_unit=compose(TRAIN, UNSEEN_UNIT, 53),
