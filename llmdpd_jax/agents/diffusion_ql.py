@@ -36,6 +36,7 @@ STUDENT = "student"  # as a sampler: the student's one network call
 MOST_WEIGHT = 100.0  # of a logged action in critic-weighted cloning (IQL)
 SMALLEST_ADVANTAGE = 1e-6  # mean size below which advantages count as none
 ACTING = ("prompt_encoder", "denoiser", "student", "llm")  # networks that act, where there are such
+STUDENT_METRICS = ("loss/policy", "loss/student", "value/policy")  # those that a student has a part in
 
 
 @struct.dataclass
@@ -209,7 +210,8 @@ def make_diffusion_ql(
             goal = stop(sample_actions(*chain, noise=start))
             action = ask_student(params["student"], start, observations, stop(context))
             policy_loss, q = raise_q(jnp.clip(action, -1.0, 1.0))
-            imitation = cloning_loss + agent.cloning_weight * jnp.mean((action - goal) ** 2) / spread
+            student_loss = jnp.mean((action - goal) ** 2)
+            imitation = cloning_loss + agent.cloning_weight * student_loss / spread
             start = draws.normal(key_next, actions.shape)
             sampled = ask_student(state.ema["student"], start, batch.next_observations, stop(context))
             following = next_value(jnp.clip(sampled, -1.0, 1.0))
@@ -242,6 +244,8 @@ def make_diffusion_ql(
             "value/mean": jnp.mean(values),
             "value/policy": jnp.mean(q),
         }
+        if improvement == "student":
+            metrics["loss/student"] = student_loss
         return total, metrics
 
     # --- acting ------------------------------------------------------------------------------------------------------

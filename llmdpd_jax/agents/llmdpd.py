@@ -14,6 +14,8 @@ import ml_collections
 
 from llmdpd_jax import draws
 from llmdpd_jax.agents.diffusion_ql import (
+    STUDENT,
+    STUDENT_METRICS,
     Context,
     TrainState,
     first_state,
@@ -218,16 +220,25 @@ def make_agent(
     def update(
         state: TrainState, batch: Batch, text: TextPrompt, key: Array, llm: FrozenLLM | None = None
     ) -> tuple[TrainState, dict[str, Array]]:
-        """One gradient step on all networks, then the slow copies follow.
+        """One gradient step on all networks, then the slow copies follow. Where a student is distilled, on it alone.
 
         Args:
           batch, text: G groups, and a description [G, L, ...] for each.
           key: one, or one for each group, [G].
           llm: the one that is tuned, if any is.
         """
-        gradient = jax.grad(total_loss, has_aux=True)(state.params, state, batch, text, key, llm)
-        grads, metrics = mean_across(axis, gradient)
+        distils = bool(config.train.distill_from)
+        learning = {STUDENT: state.params[STUDENT]} if distils else state.params
+
+        def loss(learning: dict) -> tuple[Array, dict[str, Array]]:
+            return total_loss(state.params | learning, state, batch, text, key, llm)
+
+        grads, metrics = mean_across(axis, jax.grad(loss, has_aux=True)(learning))
         metrics["grad_norm"] = gradient_norm(grads, config)
+        if distils:
+            # What is measured of networks that stay as they are is not asked for, so it is not computed.
+            metrics = {name: metrics[name] for name in (*STUDENT_METRICS, "grad_norm")}
+            grads = jax.tree.map(jnp.zeros_like, state.params) | grads
         return next_state(state, grads, optimiser, agent), metrics
 
     return Agent(init, update, read_text, read_trajectory, fuse, core.act, core.values)

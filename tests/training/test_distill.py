@@ -49,6 +49,14 @@ def test_only_the_student_learns(runs):
     assert np.abs(student.state.params["student"]["out"]["kernel"]).max() > 1e-3  # it starts at 0
 
 
+def test_nothing_is_computed_for_networks_that_stay_as_they_are(runs):
+    """What nobody asks for XLA leaves out: no metric but the student's, and no gradient but its own."""
+    lines = [line.split(",") for line in (runs[1] / "metrics.csv").read_text().splitlines()]
+    assert lines[0] == ["step", "grad_norm", "loss/policy", "loss/student", "value/policy"]
+    first, last = (float(line[lines[0].index("loss/student")]) for line in (lines[1], lines[-1]))
+    assert last < 0.7 * first
+
+
 def test_it_acts_in_one_call_as_its_teacher_does_in_a_chain(runs):
     """From the same noise: nearer to the teacher than the answer that a fresh student has to everything, 0."""
     teacher, student = (load_policy(run) for run in runs)
