@@ -131,6 +131,7 @@ def default_config() -> ml_collections.ConfigDict:
     evaluation.backend = ""  # physics of Brax's robots: generalized, mjx, positional, spring; "": the family's own
     evaluation.execute = 0  # actions of a chunk that are carried out before the policy is asked again; 0 is all of them
     evaluation.best_of = 1  # actions drawn, of which the critics choose one
+    evaluation.temperature = 1.0  # of the noise that actions are made from: 0 is none, and one action per observation
     evaluation.text_guidance = 1.0  # weight of the text prompt: 1 plain, 0 ignored, above 1 exaggerated
     evaluation.trajectory_guidance = 1.0
     evaluation.critic_guidance = 0.0  # weight of the critic's gradient while sampling; 0 is off

@@ -173,6 +173,7 @@ class Policy:
         steps: int | None = None,
         best_of: int | None = None,
         warm_start: tuple[Array, float] | None = None,
+        temperature: float | None = None,
     ) -> Array:
         """Actions [..., A] in the environment's units for observations [..., O]; of a policy that plans chunks of H
         actions (`chunk`, from `agent.chunk`), chunks [..., H, A].
@@ -188,6 +189,8 @@ class Policy:
           best_of: draw as many actions and take the one the critics value most; None takes `evaluation.best_of`.
           warm_start: actions [..., A] or chunks [..., H, A] to start from, such as the previous ones, and the time in
             (0, 1) they are noised to: the earlier, the closer the new action is, and the fewer steps it needs.
+          temperature: scale of the noise that actions are made from, at 0 one action for each observation; None takes
+            `evaluation.temperature`. Each value has a program of its own.
 
         Raises:
           UserError: an observation of the wrong size, an unknown sampler or prompt, or steps that the policy was not
@@ -217,11 +220,12 @@ class Policy:
             sampler=sampler or settings.sampler,
             steps=settings.steps if steps is None else steps,
             best_of=settings.best_of if best_of is None else best_of,
+            temperature=settings.temperature if temperature is None else temperature,
         )
 
     @cached_property
     def _act(self) -> Callable[..., Array]:
-        static = ("sampler", "steps", "best_of", "start")
+        static = ("sampler", "steps", "best_of", "start", "temperature")
         if sum(leaf.size for leaf in jax.tree.leaves(self.params)) > MOST_CONSTANTS:
             return partial(jax.jit(self.act_function, static_argnames=static), self.params)
         # As constants of the program: to hand over some hundred arrays takes longer than to act once.
@@ -231,20 +235,33 @@ class Policy:
     def act_function(self) -> Callable[..., Array]:
         """The pure function behind `act`, for use inside jit, vmap and scan.
 
-        `(params, observation, context, key, guidance, previous, *, sampler, steps, best_of, start) -> action`, with
-        `params` of this policy. `previous` and `start` are the parts of a warm start. Actions as those of `act`.
+        `(params, observation, context, key, guidance, previous, *, sampler, steps, best_of, start, temperature) ->
+        action`, with `params` of this policy. `previous` and `start` are the parts of a warm start. Actions as those of
+        `act`.
         """
         agent, statistics = self.checkpoint.agent, self.checkpoint.statistics
 
         def act(
-            params, observation, context, key, guidance=None, previous=None, *, sampler, steps, best_of=1, start=None
+            params,
+            observation,
+            context,
+            key,
+            guidance=None,
+            previous=None,
+            *,
+            sampler,
+            steps,
+            best_of=1,
+            start=None,
+            temperature=1.0,
         ):
             batch = jnp.broadcast_shapes(observation.shape[:-1], context.full.shape[:-1])
             observation = observation.astype(jnp.float32)
             observation = jnp.broadcast_to(observation, (*batch, observation.shape[-1]))
             observation = normalise_observation(statistics, observation)
             warm_start = None if previous is None else (normalise_action(statistics, self._flat(previous)), start)
-            action = agent.act(params, observation, context, key, sampler, steps, guidance, best_of, warm_start)
+            how = sampler, steps, guidance, best_of, warm_start, temperature
+            action = agent.act(params, observation, context, key, *how)
             action = denormalise_action(statistics, action)
             return action if self.chunk == 1 else action.reshape(*batch, self.chunk, self.action_size)
 

@@ -22,7 +22,7 @@ from jax.flatten_util import ravel_pytree
 from llmdpd_jax import draws
 from llmdpd_jax.diffusion import process
 from llmdpd_jax.diffusion.guidance import Guidance, combine, follow
-from llmdpd_jax.diffusion.samplers import sample
+from llmdpd_jax.diffusion.samplers import check_temperature, sample
 from llmdpd_jax.diffusion.schedules import make_schedule
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.critic import ConditionedMLP, Critic
@@ -259,6 +259,7 @@ def make_diffusion_ql(
         guidance: Guidance | None = None,
         best_of: int = 1,
         warm_start: tuple[Array, float] | None = None,
+        temperature: float = 1.0,
     ) -> Array:
         """Actions [..., A] for observations [..., O] and contexts [..., C] that broadcast with them.
 
@@ -270,10 +271,12 @@ def make_diffusion_ql(
           sampler: a name in SAMPLERS, or "student" for the student's one call, which takes no `steps`.
           best_of: how many actions to draw, of which the one that the critics (their minimum) value most is taken.
           warm_start: actions [..., A] to start from, and the time they are noised to (`sample`).
+          temperature: scale of the noise that actions are made from (`sample`).
 
         Raises:
-          UserError: unknown sampler, impossible steps, or a policy without a student.
+          UserError: unknown sampler, impossible steps or temperature, or a policy without a student.
         """
+        check_temperature(temperature)
         if best_of > 1:
             observation = jnp.broadcast_to(observation, (best_of, *observation.shape))
             key = draws.split(key, best_of)
@@ -300,7 +303,7 @@ def make_diffusion_ql(
                 )
             if warm_start is not None:
                 raise UserError("sampler: a student acts in one call, which a warm start cannot shorten")
-            noise = draws.normal(draws.split(key, 2)[0], shape)
+            noise = temperature * draws.normal(draws.split(key, 2)[0], shape)
             asked = partial(ask_student, params["student"], noise)
             actions = guided(lambda *seen: jnp.clip(asked(*seen), -1.0, 1.0), jnp.ones(shape[:-1]))
         else:
@@ -308,7 +311,9 @@ def make_diffusion_ql(
             def denoise(x, t):
                 return guided(lambda *seen: predict(params["denoiser"], x, t, *seen)[1], schedule.at(t)[1])
 
-            actions = sample(sampler, denoise, schedule, key, shape, steps, warm_start=warm_start)
+            actions = sample(
+                sampler, denoise, schedule, key, shape, steps, warm_start=warm_start, temperature=temperature
+            )
         if best_of == 1:
             return actions
         best = values(params, observation, actions, context).min(axis=0).argmax(axis=0)

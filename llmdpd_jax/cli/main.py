@@ -167,6 +167,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--sampler", help="ddim, dpm_solver, student, ... (default: the run's config)")
     sub.add_argument("--steps", type=int, help="of the sampler (default: the run's config)")
     sub.add_argument("--best-of", type=int, help="actions drawn, the critics choose (default: the run's config)")
+    sub.add_argument("--temperature", type=float, help="scale of the noise; 0 is none (default: the run's config)")
     sub.add_argument("--execute", type=int, help="of a chunk's actions, those carried out; 0 is all (default: config)")
     sub.add_argument("--backend", help="physics of Brax's robots (default: the run's config, or the family's own)")
     _add_guidance(sub)
@@ -198,6 +199,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--sampler", help="ddim, dpm_solver, student, ... (default: the run's config)")
     sub.add_argument("--steps", type=int, help="of the sampler (default: the run's config)")
     sub.add_argument("--best-of", type=int, help="actions drawn, the critics choose (default: the run's config)")
+    sub.add_argument("--temperature", type=float, help="scale of the noise; 0 is none (default: the run's config)")
     _add_guidance(sub)
     sub.add_argument("--weights-only", action="store_true", help="write parameters and units and no program")
 
@@ -424,6 +426,7 @@ def evaluate(options) -> None:
         steps=options.steps,
         guidance=_guidance(options, policy.config.evaluation),
         best_of=options.best_of,
+        temperature=options.temperature,
         execute=options.execute,
         backend=options.backend,
         variant=options.variant,
@@ -476,7 +479,7 @@ def export(options) -> None:
     from llmdpd_jax.training.checkpoint import load
 
     if options.weights_only:
-        programs = ("platforms", "text", "trajectory", "sampler", "steps", "best_of", *_GUIDANCE)
+        programs = ("platforms", "text", "trajectory", "sampler", "steps", "best_of", "temperature", *_GUIDANCE)
         for name in programs:
             if getattr(options, name) is not None:
                 raise UserError(f"export: --weights-only writes no program; leave out --{name.replace('_', '-')}")
@@ -493,6 +496,7 @@ def export(options) -> None:
         sampler=options.sampler,
         steps=options.steps,
         best_of=options.best_of,
+        temperature=options.temperature,
         guidance=_guidance(options, policy.config.evaluation),
     )
     for name, program in about["programs"].items():

@@ -5,6 +5,7 @@ coefficients known beforehand. So each is a *table*, a row for every call of the
 along any of them; several tables side by side are several samplers in one compiled call.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -181,8 +182,8 @@ def stack_tables(tables: Sequence[Table]) -> Table:
     return Table(**{field.name: stack(field.name) for field in fields(Table)})
 
 
-def walk(table: Table, denoise: Denoise, key: Array, x: Array) -> Array:
-    """From x [..., A] at a table's first time to a clean action [..., A].
+def walk(table: Table, denoise: Denoise, key: Array, x: Array, temperature: float = 1.0) -> Array:
+    """From x [..., A] at a table's first time to a clean action [..., A]; noise on the way is scaled by a temperature.
 
     What a NumPy table leaves at 0 throughout costs nothing; of a traced one nothing is known beforehand.
     """
@@ -194,7 +195,7 @@ def walk(table: Table, denoise: Denoise, key: Array, x: Array) -> Array:
     used = {name: jnp.asarray(c, bool if name == "renew" else jnp.float32) for name, c in used.items()}
     if "spread" in used:
         drawn = np.flatnonzero(table.spread) if static else np.arange(calls)  # the last call never adds noise
-        draw = jax.vmap(lambda key, spread: spread * draws.normal(key, x.shape))
+        draw = jax.vmap(lambda key, spread: temperature * spread * draws.normal(key, x.shape))
         noise = draw(draws.split(key, calls)[drawn], used["spread"][drawn])
         used["spread"] = jnp.zeros((calls, *x.shape), x.dtype).at[drawn].set(noise)
 
@@ -216,8 +217,8 @@ def walk(table: Table, denoise: Denoise, key: Array, x: Array) -> Array:
 
 # --- by name ---------------------------------------------------------------------------------------------------------
 
-Sampler = Callable[[Denoise, Grid, Array, Array], Array]
-"""(denoise, grid, key, x [..., A] at the grid's first time) -> clean action [..., A]."""
+Sampler = Callable[[Denoise, Grid, Array, Array, float], Array]
+"""(denoise, grid, key, x [..., A] at the grid's first time, temperature) -> clean action [..., A]."""
 
 # Euler's method on the probability flow is DDIM, on any schedule: there is no sampler "euler" beside it.
 TABLES: dict[str, Callable[[Grid], Table]] = {
@@ -232,7 +233,7 @@ TABLES: dict[str, Callable[[Grid], Table]] = {
 
 def by_table(table: Callable[[Grid], Table]) -> Sampler:
     """The sampler that walks along the grid's table."""
-    return lambda denoise, grid, key, x: walk(table(grid), denoise, key, x)
+    return lambda denoise, grid, key, x, temperature=1.0: walk(table(grid), denoise, key, x, temperature)
 
 
 SAMPLERS: dict[str, Sampler] = {name: by_table(table) for name, table in TABLES.items()}
@@ -250,6 +251,13 @@ def network_calls(name: str, steps: int) -> int:
     return 2 * steps - 1 if name in ("heun", "midpoint") else steps
 
 
+def check_temperature(temperature: float) -> float:
+    """The temperature itself. Raises UserError unless noise can be scaled by it."""
+    if not (math.isfinite(temperature) and temperature >= 0.0):
+        raise UserError(f"temperature: {temperature} is out of range; noise is scaled by a number of 0 or more")
+    return temperature
+
+
 def sample(
     sampler: str | Sampler,
     denoise: Denoise,
@@ -259,6 +267,7 @@ def sample(
     steps: int | None = None,
     warm_start: tuple[Array, float] | None = None,
     noise: Array | None = None,
+    temperature: float = 1.0,
 ) -> Array:
     """Draws clean actions of the given shape [..., A].
 
@@ -269,6 +278,8 @@ def sample(
         times): what is likely to be near them, such as the previous action, is found in fewer steps.
       key: one, or one for each entry of the first axes of the shape (`llmdpd_jax.draws`).
       noise: standard normal [..., A] to start from rather than from some drawn with the key.
+      temperature: scale of all noise (low-temperature sampling, Ajay et al. 2023, arXiv 2211.15657): below 1 actions
+        gather where the denoiser expects them, at 0 there is one for each observation.
 
     Raises:
       UserError: unknown sampler or impossible number of steps.
@@ -277,9 +288,9 @@ def sample(
     start = 1.0 if warm_start is None else warm_start[1]
     grid = make_grid(schedule, schedule.steps if steps is None else steps, start)
     key_noise, key_steps = draws.split(key, 2)
-    noise = draws.normal(key_noise, shape) if noise is None else noise
+    noise = temperature * (draws.normal(key_noise, shape) if noise is None else noise)
     if warm_start is None:
         x = noise if schedule.variance_preserving else jnp.float32(grid.sigmas[0]) * noise
     else:
         x = add_noise(schedule, warm_start[0], jnp.full(shape[:-1], jnp.float32(grid.times[0])), noise)
-    return sampler(denoise, grid, key_steps, x)
+    return sampler(denoise, grid, key_steps, x, temperature)

@@ -23,7 +23,7 @@ from llmdpd_jax.data.normalise import normalise_trajectory
 from llmdpd_jax.data.sampler import sample_prompts
 from llmdpd_jax.data.store import load_split
 from llmdpd_jax.diffusion.guidance import Guidance
-from llmdpd_jax.diffusion.samplers import Sampler, find_sampler, make_grid
+from llmdpd_jax.diffusion.samplers import Sampler, check_temperature, find_sampler, make_grid
 from llmdpd_jax.diffusion.schedules import make_schedule
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.evaluation.figures import Rollouts
@@ -70,6 +70,7 @@ def make_rollout(
     steps: int | None,
     best_of: int = 1,
     execute: int | None = None,
+    temperature: float = 1.0,
     mesh: Mesh | None = None,
 ) -> Callable:
     """The compiled rollout of M settings x N tasks x E episodes; `execute` as for `Policy.steps_per_call`.
@@ -82,7 +83,7 @@ def make_rollout(
       text vectors [M, N, E, C], trajectory prompts [N, E, T, ...], flags [M] and task parameters [N, P]; returns
       [M, N, E] are undiscounted sums up to the episode's end, observations are [M, N, E, horizon + 1, O], NaN after it.
     """
-    act = partial(policy.act_function, sampler=sampler, steps=steps, best_of=best_of)
+    act = partial(policy.act_function, sampler=sampler, steps=steps, best_of=best_of, temperature=temperature)
     execute = policy.steps_per_call(execute)
     calls = -(-horizon // execute)
 
@@ -178,6 +179,7 @@ def evaluate(
     steps: int | None = None,
     guidance: Guidance | None = None,
     best_of: int | None = None,
+    temperature: float | None = None,
     execute: int | None = None,
     backend: str | None = None,
     variant: str = "",
@@ -194,7 +196,7 @@ def evaluate(
     episode of that task. Train and test tasks are rolled out together and reported apart.
 
     Args:
-      episodes, sampler, steps, best_of, execute, backend: None takes the policy's config (`evaluation`).
+      episodes, sampler, steps, best_of, temperature, execute, backend: None takes the policy's config (`evaluation`).
       guidance: weights of the prompts and the critic; None takes the config's, where 1, 1 and 0 is plain conditioning.
       variant: names an ablation or baseline in the rows.
       seed: of starts, prompts and noise.
@@ -233,6 +235,7 @@ def evaluate(
     best_of = settings.best_of if best_of is None else best_of
     if best_of < 1:
         raise UserError(f"evaluation: the best of {best_of} actions; at least 1 is needed")
+    temperature = check_temperature(settings.temperature if temperature is None else temperature)
     execute = policy.steps_per_call(execute)
     if sampler != STUDENT:
         diffusion = policy.config.diffusion
@@ -245,7 +248,7 @@ def evaluate(
     given = ask(policy, manifest, episodes, seed, progress)
     if manifest.env is not None:
         mesh = data_mesh(devices) if jax.device_count() > 1 else None
-        rollout = make_rollout(policy, env, family.horizon, sampler, steps, best_of, execute, mesh)
+        rollout = make_rollout(policy, env, family.horizon, sampler, steps, best_of, execute, temperature, mesh)
         parameters = family_parameters(family, given.tasks, manifest.where)
         found = rollout(*on_all((policy.params, weighed, *given.prompts, parameters, given.key), mesh))
         (returns, observations), success = jax.device_get(found), None
@@ -263,13 +266,19 @@ def evaluate(
             sampler=sampler,
             steps=steps,
             best_of=best_of,
+            temperature=temperature,
         )
         rollouts = None
     how = (sampler if sampler == STUDENT else f"{sampler}-{steps}") + (f", best of {best_of}" if best_of > 1 else "")
-    how += of_chunk(policy, execute) + in_physics(backend)
+    how += at_temperature(temperature) + of_chunk(policy, execute) + in_physics(backend)
     labels = {"sampler": how, "guidance": weights(guidance), "seed": policy.config.seed, "variant": variant}
     rows = given.rows(returns, success, **labels)
     return make_results(policy, manifest, rows, started), rollouts
+
+
+def at_temperature(temperature: float) -> str:
+    """The scale of the noise, as the sampler of a row of results names it; "" for all of it."""
+    return f", temperature {temperature:g}" if temperature != 1.0 else ""
 
 
 def of_chunk(policy: Policy, execute: int | None = None) -> str:

@@ -21,6 +21,7 @@ from llmdpd_jax.errors import UserError
 from llmdpd_jax.evaluation.results import RESULTS_FILE, Results, load_results, merge_results, write_results
 from llmdpd_jax.evaluation.rollout import (
     ask,
+    at_temperature,
     evaluate,
     evaluation_family,
     family_parameters,
@@ -59,7 +60,7 @@ def sweep(
     """
     started = time.monotonic()
     family, settings = evaluation_family(manifest), policy.config.evaluation
-    episodes = settings.episodes if episodes is None else episodes
+    episodes, temperature = settings.episodes if episodes is None else episodes, settings.temperature
     lists = {"samplers": samplers, "steps": steps, "text": text_guidance, "trajectory": trajectory_guidance}
     for name, values in lists.items():
         if not values or len(set(values)) < len(values):
@@ -84,10 +85,10 @@ def sweep(
         """[ways, guidances, M, N, E]."""
 
         def one(table, guidance):
-            def sampler(denoise, grid, key, x):
-                return walk(table, denoise, key, x)
+            def sampler(denoise, grid, key, x, temperature):
+                return walk(table, denoise, key, x, temperature)
 
-            rollout = make_rollout(policy, env, family.horizon, sampler, None, mesh=mesh)
+            rollout = make_rollout(policy, env, family.horizon, sampler, None, temperature=temperature, mesh=mesh)
             return rollout(params, None if plain else guidance, *arguments)[0]
 
         return jax.vmap(lambda table: jax.vmap(partial(one, table))(guidances))(tables)
@@ -97,7 +98,7 @@ def sweep(
     rows = []
     for (sampler, n), of_way in zip(ways, returns, strict=True):
         for guidance, found in zip(guidances, of_way, strict=True):
-            how = f"{sampler}-{n}" + of_chunk(policy) + in_physics(settings.backend)
+            how = f"{sampler}-{n}" + at_temperature(temperature) + of_chunk(policy) + in_physics(settings.backend)
             rows += given.rows(found, sampler=how, guidance=weights(guidance), seed=policy.config.seed)
     if STUDENT in policy.params:
         student, _ = evaluate(

@@ -50,6 +50,7 @@ def export_policy(
     sampler: str | None = None,
     steps: int | None = None,
     best_of: int | None = None,
+    temperature: float | None = None,
     guidance: Guidance | None = None,
 ) -> dict[str, Any]:
     """Writes a policy as programs that need JAX and not this package.
@@ -61,7 +62,7 @@ def export_policy(
       platforms: of PLATFORMS, those it can run on.
       texts: N descriptions that it is told of for good.
       trajectories: N .npz files with a trajectory each, as for `Policy.prompt`; with texts as many, or one of either.
-      sampler, steps, best_of: as for `Policy.act`.
+      sampler, steps, best_of, temperature: as for `Policy.act`.
       guidance: weights of the prompts and the critic, as they are to stay; None takes the config's.
 
     Returns:
@@ -82,6 +83,7 @@ def export_policy(
         "sampler": sampler or settings.sampler,
         "steps": settings.steps if steps is None else steps,
         "best_of": settings.best_of if best_of is None else best_of,
+        "temperature": settings.temperature if temperature is None else temperature,
     }
     if options["best_of"] < 1:
         raise UserError(f"export: the best of {options['best_of']} actions; at least 1 is needed")

@@ -82,6 +82,25 @@ def test_one_step_by_hand(request, params, name):
     np.testing.assert_allclose(action, jax.jit(expected)(params), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["tiny", "student"])
+def test_without_noise_there_is_one_action(request, params, name):
+    """Also of the ancestral chain, which adds noise on its way; noise of any other scale gives others."""
+    agent = request.getfixturevalue(name)
+    sampler = "student" if name == "student" else "ancestral"
+    student = randomise(agent.state.params["student"], seed=6) if name == "student" else None
+    given = {**params, "student": student}
+    observation, context = draw(0, 5, 3), make_context()
+
+    def act(key, temperature):
+        return agent.agent.act(given, observation, context, jax.random.key(key), sampler, temperature=temperature)
+
+    np.testing.assert_array_equal(act(0, 0.0), act(1, 0.0))
+    assert np.abs(act(0, 0.0) - act(0, 1.0)).max() > 1e-3
+    assert np.abs(act(0, 1.0) - act(1, 1.0)).max() > 1e-3
+    with pytest.raises(UserError, match=r"temperature: -1 is out of range; noise is scaled by a number of 0 or more"):
+        act(0, -1)
+
+
 def test_guidance_of_one_is_none(act, params):
     observation, context = draw(0, 7, 3), make_context()
     for sampler in ("ddim", "ancestral"):

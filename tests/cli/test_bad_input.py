@@ -308,6 +308,7 @@ def test_evaluate(world, tiny_run, tmp_path, capfd):
     assert "episodes" in refused(capfd, "evaluate", tiny_run, "--episodes=0", out)
     assert "'dimm' is unknown" in refused(capfd, "evaluate", tiny_run, "--sampler=dimm", out)
     assert "6 is out of range" in refused(capfd, "evaluate", tiny_run, "--steps=6", out)
+    assert "temperature: -0.5 is out of range" in refused(capfd, "evaluate", tiny_run, "--temperature=-0.5", out)
     message = refused(capfd, "evaluate", tiny_run, "--backend=spring", out)
     assert "'point_robot' has no robot of Brax's, so it has no backend 'spring'" in message
     assert not (tmp_path / "out").exists()
@@ -334,6 +335,7 @@ def test_export(world, tiny_run, tmp_path, capfd, monkeypatch):
         (["--sampler=dimm", *told], ["'dimm' is unknown"]),
         (["--steps=6", *told], ["6 is out of range"]),
         (["--best-of=0", *told], ["the best of 0 actions"]),
+        (["--temperature=nan", *told], ["temperature: nan is out of range"]),
         ([f"--out={folder}", *told], [str(folder), "holds other things than an export"]),
         ([f"--out={file}", *told], [str(file), "is a file"]),
         (["--trajectory", tmp_path / "none.npz", *told], ["none.npz", "no such file"]),

@@ -97,6 +97,25 @@ def test_the_error_falls_with_steps_as_the_order_says(sampler, order, name):
         assert few < error_of_ode("ddim", EVERY[name], 20)
 
 
+@pytest.mark.parametrize("name", ["vp", "edm"])
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_a_temperature_scales_all_noise(sampler, name):
+    """Of a Gaussian every step is linear in what is there and in the noise that is added: so is the sample."""
+    mean, weights, std = ONE_GAUSSIAN
+    denoise = mixture_denoiser(EVERY[name], mean, weights, std)
+
+    def draw(temperature):
+        return np.asarray(
+            sample(sampler, denoise, EVERY[name], jax.random.key(0), (500, 2), 5, temperature=temperature)
+        )
+
+    cold, warm = draw(0.0), draw(1.0)
+    np.testing.assert_allclose(cold, np.broadcast_to(cold[0], cold.shape), atol=1e-6)
+    np.testing.assert_allclose(cold[0], mean[0], atol=0.03)  # five steps are few
+    np.testing.assert_allclose(draw(0.25), 0.25 * warm + 0.75 * cold, atol=1e-4)
+    assert warm.std(0).min() > 0.1
+
+
 # --- by hand ---------------------------------------------------------------------------------------------------------
 
 

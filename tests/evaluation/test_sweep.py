@@ -28,6 +28,7 @@ def run(world):
         "train__checkpoint_every": 50,
         "agent__policy_improvement": "student",
         "agent__chunk": 2,
+        "evaluation__temperature": 0.5,
     }
     assert main(["train", *world.config(**changes), f"--out={out}"]) == 0
     return out
@@ -42,10 +43,10 @@ def test_each_combination_is_what_evaluate_gives(world, run):
         alone, _ = evaluate(
             policy, manifest, episodes=2, sampler=name, steps=steps, guidance=Guidance(text, 0.5), progress=False
         )
+        how = f"{name}-{steps}, temperature 0.5, 2 of 2 actions"
+        assert alone.rows[0].sampler == how
         found = {
-            (r.task, r.prompt, r.wording): r
-            for r in swept.rows
-            if r.sampler == f"{name}-{steps}, 2 of 2 actions" == alone.rows[0].sampler and r.guidance["text"] == text
+            (r.task, r.prompt, r.wording): r for r in swept.rows if r.sampler == how and r.guidance["text"] == text
         }
         assert len(found) == len(alone.rows)
         for row in alone.rows:
@@ -59,7 +60,8 @@ def test_from_the_command_line(world, run, tmp_path, capsys):
     assert main(["sweep", str(run), "--steps", "1", "3", "--samplers", "ddim", "--episodes=1", f"--out={out}"]) == 0
     assert "sweep.png" in capsys.readouterr().out
     rows = json.loads((out / "results.json").read_text())["rows"]
-    assert {row["sampler"] for row in rows} == {f"{way}, 2 of 2 actions" for way in ("ddim-1", "ddim-3", "student")}
+    ways = "ddim-1", "ddim-3", "student"
+    assert {row["sampler"] for row in rows} == {f"{way}, temperature 0.5, 2 of 2 actions" for way in ways}
     assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 

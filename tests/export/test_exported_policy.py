@@ -51,7 +51,7 @@ CASES = {
     "student": Case(
         CHUNKS | {"agent.policy_improvement": "student"},
         trajectories=1,
-        options={"sampler": "student", "best_of": 2},
+        options={"sampler": "student", "best_of": 2, "temperature": 0.5},
     ),
 }
 SLOW_CASES = {
