@@ -19,7 +19,7 @@ from llmdpd_jax.evaluation.results import merge_results, write_results
 
 METHOD, NO_PROMPT = "", "no prompt"
 # What the critics think of a robot's torques has said its say in the teacher; the student has to be like it.
-STUDENT = ["--eta=0", "--updates=36000"]
+STUDENT = ["--eta=0", "--updates=12000"]
 VARIANTS = {METHOD: [], NO_PROMPT: ["--config.agent.text_dropout=1.0", "--config.agent.trajectory_dropout=1.0"]}
 
 
