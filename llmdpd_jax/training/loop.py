@@ -142,7 +142,9 @@ def train_given(given: Given, store: Store | None, run: Path, runs: dict[Path, A
             lies = divided(mesh, jax.eval_shape(first_of, keys[0], given.tuning)) if fsdp else None
             init = jax.jit(first_of, out_shardings=lies, compiler_options=compiler_options(run_once=True))
             states = [init(key, given.tuning) for key in keys]
-            states = [taught(state, given.teacher.state) for state in states] if given.teacher else states
+            if given.teacher:
+                known = given.teacher.state, config.diffusion.parameterisation
+                states = [taught(state, *known) for state in states]
         else:
             restored = [checkpoint.load(folder / "checkpoints" / str(step), optimiser=True) for folder in runs]
             if restored[0].metadata["manifest"]["digest"] != given.about_data["digest"]:

@@ -177,14 +177,19 @@ def find_teacher(config, data, encoder: TextEncoder) -> checkpoint.Checkpoint:
     return teacher
 
 
-def taught(state: TrainState, teacher: TrainState) -> TrainState:
-    """A fresh state in which all but the student is the teacher as it acts, and its critic."""
+def taught(state: TrainState, teacher: TrainState, parameterisation: str) -> TrainState:
+    """A fresh state in which all but the student is the teacher as it acts, and its critic.
+
+    What a denoiser of clean actions says of pure noise is the first step of its chain: there the student starts.
+    """
     known = {**{name: teacher.params[name] for name in state.params if name in teacher.params}, **teacher.ema}
-    known.pop("student", None)
+    known.pop(STUDENT, None)
+    if parameterisation == "x0":
+        known[STUDENT] = known["denoiser"]
+    # Copies, for the state is donated and may hold no array twice.
     return state.replace(
-        params={**state.params, **known},
+        params=jax.tree.map(jnp.copy, {**state.params, **known}),
         target_critic=teacher.target_critic,
-        # Copies, for the state is donated and may hold no array twice.
         ema={name: jax.tree.map(jnp.copy, known.get(name, state.ema[name])) for name in state.ema},
     )
 

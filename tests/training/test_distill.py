@@ -9,6 +9,7 @@ import pytest
 from llmdpd_jax import load_policy
 from llmdpd_jax.cli.main import main
 from llmdpd_jax.training import checkpoint
+from llmdpd_jax.training.preparation import taught
 
 pytestmark = pytest.mark.slow  # programs of their own are compiled
 
@@ -46,7 +47,20 @@ def test_only_the_student_learns(runs):
     jax.tree.map(np.testing.assert_array_equal, teacher.statistics, student.statistics)
     jax.tree.map(np.testing.assert_array_equal, teacher.text_statistics, student.text_statistics)
     assert int(student.state.step) == 200
-    assert np.abs(student.state.params["student"]["out"]["kernel"]).max() > 1e-3  # it starts at 0
+    moved = student.state.params["student"]["out"]["kernel"] - teacher.state.ema["denoiser"]["out"]["kernel"]
+    assert np.abs(moved).max() > 1e-3
+
+
+@pytest.mark.parametrize("parameterisation", ["x0", "noise"])
+def test_it_starts_as_the_denoiser_where_that_speaks_of_clean_actions(runs, parameterisation):
+    teacher, student = (checkpoint.load(run).state for run in runs)
+    state = taught(student, teacher, parameterisation)
+    expected = teacher.ema["denoiser"] if parameterisation == "x0" else student.params["student"]
+    jax.tree.map(np.testing.assert_array_equal, expected, state.params["student"])
+    assert not np.array_equal(expected["out"]["kernel"], student.ema["student"]["out"]["kernel"])
+    jax.tree.map(np.testing.assert_array_equal, teacher.ema["denoiser"], state.params["denoiser"])
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state.params, state.ema))]
+    assert len(set(buffers)) == len(buffers)  # the state is donated
 
 
 def test_nothing_is_computed_for_networks_that_stay_as_they_are(runs):
