@@ -143,8 +143,7 @@ def train_given(given: Given, store: Store | None, run: Path, runs: dict[Path, A
             init = jax.jit(first_of, out_shardings=lies, compiler_options=compiler_options(run_once=True))
             states = [init(key, given.tuning) for key in keys]
             if given.teacher:
-                known = given.teacher.state, config.diffusion.parameterisation
-                states = [taught(state, *known) for state in states]
+                states = [taught(state, given.teacher.state, config.diffusion.parameterisation) for state in states]
         else:
             restored = [checkpoint.load(folder / "checkpoints" / str(step), optimiser=True) for folder in runs]
             if restored[0].metadata["manifest"]["digest"] != given.about_data["digest"]:
