@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from llmdpd_jax.models.dense import Dense
 from llmdpd_jax.models.layers import activation
 from llmdpd_jax.types import Array
 
@@ -45,7 +46,7 @@ class ConditionedMLP(nn.Module):
         act = activation(self.activation)
         inputs = [observation] if action is None else [observation, action]
         start = each_by_itself([x.shape[-1] for x in inputs])
-        dense = partial(nn.Dense, self.width, dtype=self.dtype)
+        dense = partial(Dense, self.width, dtype=self.dtype)
         hidden = dense(name="input", kernel_init=start)(jnp.concatenate(inputs, axis=-1))
         if context.shape[-1] > 0:
             hidden = hidden + dense(name="context", use_bias=False)(context)
@@ -55,7 +56,7 @@ class ConditionedMLP(nn.Module):
             if self.layer_norm:
                 hidden = nn.LayerNorm(name=f"norm_{i}", dtype=self.dtype)(hidden)
             hidden = act(hidden)
-        return nn.Dense(self.outputs, name="out")(hidden.astype(jnp.float32))
+        return Dense(self.outputs, name="out")(hidden.astype(jnp.float32))
 
 
 class Critic(nn.Module):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from llmdpd_jax.errors import UserError
+from llmdpd_jax.models.dense import Dense
 from llmdpd_jax.models.dit import DiTDenoiser
 from llmdpd_jax.models.layers import activation, step_embedding
 from llmdpd_jax.types import Array
@@ -47,7 +48,7 @@ class MLPDenoiser(nn.Module):
     @nn.compact
     def __call__(self, x: Array, k: Array, observation: Array, context: Array) -> Array:
         """x [..., A], k float [...], observation [..., O], context [..., C] -> [..., A]."""
-        act, dense = activation(self.activation), partial(nn.Dense, self.width, dtype=self.dtype)
+        act, dense = activation(self.activation), partial(Dense, self.width, dtype=self.dtype)
         hidden = (
             dense(name="action")(x) + dense(name="observation")(observation) + dense(name="step")(step_embedding(k, 16))
         )
@@ -60,4 +61,4 @@ class MLPDenoiser(nn.Module):
                 scale, shift = (dense(name=f"{n}_{i}")(context) for n in ("scale", "shift"))
                 update = update * (1.0 + scale) + shift
             hidden = hidden + update
-        return nn.Dense(x.shape[-1], name="out", kernel_init=nn.initializers.zeros)(act(hidden).astype(jnp.float32))
+        return Dense(x.shape[-1], name="out", kernel_init=nn.initializers.zeros)(act(hidden).astype(jnp.float32))

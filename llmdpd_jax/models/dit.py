@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from llmdpd_jax.models.dense import Dense, DenseGeneral
 from llmdpd_jax.models.layers import activation, step_embedding
 from llmdpd_jax.types import Array
 
@@ -24,12 +25,12 @@ class Attention(nn.Module):
     def __call__(self, tokens: Array, others: Array) -> Array:
         width = tokens.shape[-1]
         shape = self.heads, width // self.heads
-        query = nn.DenseGeneral(shape, dtype=self.dtype, name="query")(tokens)
-        key, value = (nn.DenseGeneral(shape, dtype=self.dtype, name=name)(others) for name in ("key", "value"))
+        query = DenseGeneral(shape, dtype=self.dtype, name="query")(tokens)
+        key, value = (DenseGeneral(shape, dtype=self.dtype, name=name)(others) for name in ("key", "value"))
         scores = jnp.einsum("...qhd,...khd->...hqk", query, key) / jnp.sqrt(shape[-1])
         read = jnp.einsum("...hqk,...khd->...qhd", jax.nn.softmax(scores), value)
         init = nn.initializers.zeros if self.zero_init else nn.linear.default_kernel_init
-        return nn.DenseGeneral(width, axis=(-2, -1), kernel_init=init, dtype=self.dtype, name="out")(read)
+        return DenseGeneral(width, axis=(-2, -1), kernel_init=init, dtype=self.dtype, name="out")(read)
 
 
 def modulate(x: Array, shift: Array, scale: Array) -> Array:
@@ -51,7 +52,7 @@ class DiTBlock(nn.Module):
     @nn.compact
     def __call__(self, tokens: Array, condition: Array, prompts: Array | None) -> Array:
         """tokens [..., L, D], condition [..., D], prompts [..., K, D] or None -> [..., L, D]."""
-        width, dense = tokens.shape[-1], partial(nn.Dense, dtype=self.dtype)
+        width, dense = tokens.shape[-1], partial(Dense, dtype=self.dtype)
         modulation = dense(6 * width, kernel_init=nn.initializers.zeros, name="modulation")(condition)
         shift_0, scale_0, gate_0, shift_1, scale_1, gate_1 = jnp.split(modulation, 6, axis=-1)
 
@@ -89,7 +90,7 @@ class DiTDenoiser(nn.Module):
         The context is the fused one and the vectors of text and trajectory prompt, C numbers each (`PromptEncoder`
         with `keep_prompts`).
         """
-        dense = partial(nn.Dense, self.width, dtype=self.dtype)
+        dense = partial(Dense, self.width, dtype=self.dtype)
 
         def learned(name: str, rows: int) -> Array:
             return self.param(name, nn.initializers.normal(0.02), (rows, self.width)).astype(self.dtype)
@@ -112,10 +113,10 @@ class DiTDenoiser(nn.Module):
         tokens = jnp.concatenate([jnp.broadcast_to(seen, (*batch, self.width))[..., None, :], tokens], axis=-2)
         for i in range(self.depth):
             tokens = DiTBlock(self.heads, self.activation, self.dtype, name=f"block_{i}")(tokens, condition, prompts)
-        modulation = nn.Dense(2 * self.width, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="modulation")(
+        modulation = Dense(2 * self.width, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="modulation")(
             condition
         )
         tokens = nn.LayerNorm(use_bias=False, use_scale=False, dtype=self.dtype, name="norm")(tokens[..., 1:, :])
         tokens = modulate(tokens, *jnp.split(modulation, 2, axis=-1))
-        output = nn.Dense(actions.shape[-1], kernel_init=nn.initializers.zeros, name="out")(tokens.astype(jnp.float32))
+        output = Dense(actions.shape[-1], kernel_init=nn.initializers.zeros, name="out")(tokens.astype(jnp.float32))
         return output.reshape(*output.shape[:-2], -1)

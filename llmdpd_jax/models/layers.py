@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from llmdpd_jax.errors import UserError
+from llmdpd_jax.models.dense import Dense, DenseGeneral, product
 from llmdpd_jax.types import Array
 
 
@@ -68,7 +69,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         for _ in range(self.depth):
-            x = nn.Dense(self.width)(x)
+            x = Dense(self.width)(x)
             if self.layer_norm:
                 x = nn.LayerNorm()(x)
             x = activation(self.activation)(x)
@@ -87,12 +88,12 @@ class AttentionPool(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Array, mask: Array) -> Array:
-        scores = nn.Dense(self.queries, name="scores")(tokens)
+        scores = Dense(self.queries, name="scores")(tokens)
         scores = jnp.where(mask[..., None], scores, jnp.finfo(scores.dtype).min)
         weights = jax.nn.softmax(scores, axis=-2)
-        values = nn.DenseGeneral((self.queries, self.width // self.queries), name="values")(tokens)
+        values = DenseGeneral((self.queries, self.width // self.queries), name="values")(tokens)
         pooled = jnp.einsum("...lq,...lqd->...qd", weights, values)
-        return nn.Dense(self.width, name="out")(pooled.reshape(*pooled.shape[:-2], -1))
+        return Dense(self.width, name="out")(pooled.reshape(*pooled.shape[:-2], -1))
 
 
 def distance_slopes(key: Array, shape: tuple[int, int]) -> Array:
@@ -125,8 +126,12 @@ class TransformerBlock(nn.Module):
             distance = jnp.clip(place - place[:, None], -self.reach, self.reach)  # [L, L], key minus query
             bias = jnp.take(biases, distance + self.reach, axis=1)
         attend = nn.MultiHeadDotProductAttention(
-            num_heads=self.heads, attention_fn=partial(nn.dot_product_attention, bias=bias), name="attention"
+            num_heads=self.heads,
+            attention_fn=partial(nn.dot_product_attention, bias=bias),
+            qkv_dot_general=product,
+            out_dot_general=product,
+            name="attention",
         )
         tokens = tokens + attend(nn.LayerNorm()(tokens), mask=mask[..., None, None, :])
-        hidden = nn.relu(nn.Dense(2 * tokens.shape[-1])(nn.LayerNorm()(tokens)))
-        return tokens + nn.Dense(tokens.shape[-1])(hidden)
+        hidden = nn.relu(Dense(2 * tokens.shape[-1])(nn.LayerNorm()(tokens)))
+        return tokens + Dense(tokens.shape[-1])(hidden)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from llmdpd_jax import draws
+from llmdpd_jax.models.dense import Dense, DenseGeneral
 from llmdpd_jax.models.layers import MLP, AttentionPool, TransformerBlock
 from llmdpd_jax.prompts.table import LINEAR_UP_TO
 from llmdpd_jax.types import Array, TextPrompt, TrajectoryPrompt
@@ -62,14 +63,14 @@ class TextReader(nn.Module):
             ordinals = jnp.clip(prompt.number_index, 0, self.max_numbers - 1)
             tokens = nn.Embed(self.max_numbers, self.width, name="ordinal")(ordinals)
             # Of a number's size only this much is told: far beyond most others it is hardly what the task is about.
-            tokens = tokens + nn.Dense(self.width, use_bias=False, name="excess")(excess_of(prompt.numbers))
+            tokens = tokens + Dense(self.width, use_bias=False, name="excess")(excess_of(prompt.numbers))
             tokens = jnp.where(is_number, tokens, 0.0)
         if self.use_llm:
             states = prompt.states
             if key is not None:
                 key_noise, key_words = draws.split(key, 2)
                 states = states + self.noise * draws.normal(key_noise, states.shape)
-            tokens = tokens + nn.Dense(self.width, name="states")(states)
+            tokens = tokens + Dense(self.width, name="states")(states)
         if self.pooling == "mean":
             read = jnp.mean(tokens, axis=-2, where=prompt.mask[..., None])
         if self.pooling == "attention" or self.use_numbers:
@@ -86,12 +87,12 @@ class TextReader(nn.Module):
             parts = [self.fill_slots(prompt, tokens, is_number)]
             if self.dials:
                 parts.append(self.turn_dials(prompt, tokens, is_number))
-            read = read + nn.Dense(self.width, name="numbers")(jnp.concatenate(parts, axis=-1))
+            read = read + Dense(self.width, name="numbers")(jnp.concatenate(parts, axis=-1))
         return read
 
     def fill_slots(self, prompt: TextPrompt, tokens: Array, is_number: Array) -> Array:
         """Slots [..., slots]: weighted means of numbers times factors. is_number [..., L, 1]."""
-        scores = nn.Dense(self.slots, name="slot_scores")(tokens)
+        scores = Dense(self.slots, name="slot_scores")(tokens)
         # Numbers far larger than most are left out at first: taken for quantities they drown what other texts teach,
         # and some seeds never unlearned it.
         penalty = self.param("excess_penalty", nn.initializers.constant(2.0), (self.slots,))
@@ -99,21 +100,21 @@ class TextReader(nn.Module):
         # A further choice with score 0 and value 0 leaves a slot empty.
         scores = jnp.concatenate([scores, jnp.zeros_like(scores[..., :1, :])], axis=-2)
         weights = jax.nn.softmax(scores, axis=-2)[..., :-1, :]
-        factors = jnp.tanh(nn.Dense(self.slots, name="slot_factors")(tokens))
+        factors = jnp.tanh(Dense(self.slots, name="slot_factors")(tokens))
         return jnp.sum(weights * factors * prompt.numbers[..., None], axis=-2)
 
     def turn_dials(self, prompt: TextPrompt, tokens: Array, is_number: Array) -> Array:
         """Where dials point [..., 2 dials]; a number turns one dial or, a last choice, none. is_number [..., L, 1]."""
         # At first numbers turn no dial: values that count as they are should be left to the slots.
         none = nn.initializers.constant(jnp.zeros(self.dials + 1).at[-1].set(4.0))
-        shares = jax.nn.softmax(nn.Dense(self.dials + 1, bias_init=none, name="dial_scores")(tokens), axis=-1)[..., :-1]
+        shares = jax.nn.softmax(Dense(self.dials + 1, bias_init=none, name="dial_scores")(tokens), axis=-1)[..., :-1]
         # A number of several tokens is still one number.
         same = (prompt.number_index[..., :, None] == prompt.number_index[..., None, :]) & prompt.mask[..., None, :]
         shares = jnp.where(is_number, shares / jnp.maximum(jnp.sum(same, axis=-1, keepdims=True), 1), 0.0)
 
         def choose(name: str, angles: Array) -> Array:
             """A choice among angles [..., choices] as a point on the unit circle, complex [..., L, dials]."""
-            scores = nn.DenseGeneral((self.dials, self.choices), name=f"{name}_scores")(tokens)
+            scores = DenseGeneral((self.dials, self.choices), name=f"{name}_scores")(tokens)
             return jnp.sum(jax.nn.softmax(scores, axis=-1) * jnp.exp(1j * angles), axis=-1)
 
         # Unbounded: a turn may be any number of the units in which numbers are given.
@@ -143,7 +144,7 @@ class TrajectoryReader(nn.Module):
         parts = [prompt.observations, prompt.actions, prompt.next_observations]
         if self.use_rewards:
             parts.append(prompt.rewards[..., None])
-        tokens = nn.Dense(self.width, name="in")(MLP(self.width, 1, name="transition")(jnp.concatenate(parts, axis=-1)))
+        tokens = Dense(self.width, name="in")(MLP(self.width, 1, name="transition")(jnp.concatenate(parts, axis=-1)))
         for i in range(self.layers):
             tokens = TransformerBlock(name=f"block_{i}")(tokens, prompt.mask)
         tokens = nn.LayerNorm(name="norm")(tokens)
@@ -180,7 +181,7 @@ class PromptEncoder(nn.Module):
         )
         self.trajectory_reader = TrajectoryReader(self.width, self.use_rewards, layers=self.trajectory_layers)
         self.null = self.param("null", nn.initializers.normal(0.1), (2, self.width))
-        self.confidence = nn.Dense(1, name="confidence")
+        self.confidence = Dense(1, name="confidence")
 
     def read_text(self, prompt: TextPrompt, key: Array | None = None) -> Array:
         """[..., L] -> [..., width]; with a key as in training."""
