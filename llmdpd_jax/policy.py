@@ -180,7 +180,7 @@ class Policy:
 
         Args:
           context: from `prompt`; its batch axes broadcast with the observation's.
-          key: a typed key (`jax.random.key`); the same key gives the same action.
+          key: `jax.random.key`, or its numbers (`jax.random.key_data`); the same key gives the same action.
           guidance: weights of the prompts and of the critic, as `Guidance` or {"text": ..., "trajectory": ...,
             "critic": ...}; None is plain conditioning. The weights are traced: changing them does not recompile.
           sampler: a name in `diffusion.samplers.SAMPLERS`, or "student" if the policy has one; None takes the config's
@@ -327,6 +327,9 @@ class Policy:
         return policy
 
 
+KEYS_AT_A_TIME = 1000
+
+
 class GymnasiumAgent:
     """Acts by the actions of a chunk in turn, then asks the policy for the next chunk (receding horizon).
 
@@ -335,7 +338,7 @@ class GymnasiumAgent:
     """
 
     def __init__(self, policy: Policy, act: Callable[..., Array], seed: int, execute: int):
-        self._act, self._key, self._calls = act, jax.random.key(seed), 0
+        self._act, self._seed, self._calls = act, jax.random.key(seed), 0
         self._size, self._execute = policy.action_size, execute
         self.reset()
 
@@ -346,10 +349,18 @@ class GymnasiumAgent:
         """Observation of O numbers -> action [A]. Observations are only looked at where the policy is asked."""
         if not self._planned:
             observation = np.asarray(observation, np.float32).reshape(-1)
-            chunk = np.asarray(self._act(observation, key=jax.random.fold_in(self._key, self._calls)))
+            chunk = np.asarray(self._act(observation, key=self._next_key()))
             self._planned = list(chunk.reshape(-1, self._size)[: self._execute])
-            self._calls += 1
         return self._planned.pop(0)
+
+    def _next_key(self) -> np.ndarray:
+        """The key of the next call, as numbers: to make typed keys one by one takes as long as to act."""
+        block, place = divmod(self._calls, KEYS_AT_A_TIME)
+        if place == 0:
+            keys = jax.random.split(jax.random.fold_in(self._seed, block), KEYS_AT_A_TIME)
+            self._keys = np.asarray(jax.random.key_data(keys))
+        self._calls += 1
+        return self._keys[place]
 
 
 def _absent_text(width: int) -> TextPrompt:

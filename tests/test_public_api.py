@@ -12,6 +12,7 @@ import pytest
 import llmdpd_jax
 from llmdpd_jax import Guidance, load_policy
 from llmdpd_jax.errors import UserError
+from llmdpd_jax.policy import GymnasiumAgent
 from llmdpd_jax.tasks.family import get_family
 
 SEEN = np.random.default_rng(3).uniform(-1, 1, (64, 2))  # so many that some actions lie within the bounds
@@ -236,7 +237,28 @@ def test_gymnasium_loop(policy):
     np.testing.assert_array_equal(first, positions(policy.as_gymnasium_agent(context, seed=3)))
     assert np.abs(first - positions(policy.as_gymnasium_agent(context, seed=4))).max() > 1e-3
     agent = policy.as_gymnasium_agent(context, steps=2, guidance={"text": 1.2})
-    assert np.abs(agent(np.zeros(2)) - agent(np.zeros(2))).max() > 1e-4, "every call draws fresh noise"
+    assert agent(np.zeros(2)).shape == (2,)
+
+
+def test_an_agent_draws_fresh_noise_at_every_call(policy, monkeypatch):
+    monkeypatch.setattr("llmdpd_jax.policy.KEYS_AT_A_TIME", 3)
+    keys = []
+
+    def act(observation, key):
+        keys.append(tuple(int(number) for number in key))
+        return np.zeros(2)
+
+    agent = GymnasiumAgent(policy, act, seed=0, execute=1)
+    for _ in range(7):
+        agent(np.zeros(2))
+    assert len(set(keys)) == 7
+
+
+def test_a_key_may_be_given_as_its_numbers(policy):
+    observation, context, key = np.zeros((3, 2)), policy.prompt(HERE), jax.random.key(5)
+    expected = policy.act(observation, context, key)
+    for numbers in (jax.random.key_data(key), np.asarray(jax.random.key_data(key))):
+        np.testing.assert_array_equal(policy.act(observation, context, numbers), expected)
 
 
 def test_brax_policy_in_a_scan(policy):

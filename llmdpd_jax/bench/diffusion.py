@@ -145,16 +145,23 @@ class FlaxDiffusionQL:
         self.core, self.state, update = single_task(self.config)
         params = read_params(Path(file)) | {n: p for n, p in self.state.params.items() if n == STUDENT}
         self.state = first_state(params, make_optimiser(self.config))
-        self.batch, self.key = bench_batch(), jax.random.key(0)
-        self.step = jax.jit(update, donate_argnums=0, compiler_options=compiler_options())
+        # Compiled calls hand on the key of the next one, as numbers: typed keys are slow to hand over and to split.
+        self.batch, self.key = bench_batch(), jax.random.key_data(jax.random.key(0))
+
+        def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Array, Array]:
+            """State, loss, and the key of the next call."""
+            key, key_update = jax.random.split(jax.random.wrap_key_data(key))
+            return *update(state, batch, key_update), jax.random.key_data(key)
+
+        self.step = jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
         self.seen = jax.random.normal(jax.random.key(1), (batch, OBSERVATION))
         context = Context(*[no_context(batch)] * 3)
         self.sampler, steps = (STUDENT, None) if improvement == "student" else ("ddim", self.config.diffusion.steps)
 
         def act(seen: Array, key: Array) -> tuple[Array, Array]:
-            """Actions, and the key of the next call: at batch 1 a call to split keys would cost as much as acting."""
-            key, key_act = jax.random.split(key)
-            return self.core.act(acting, seen, context, key_act, self.sampler, steps), key
+            """Actions, and the key of the next call."""
+            key, key_act = jax.random.split(jax.random.wrap_key_data(key))
+            return self.core.act(acting, seen, context, key_act, self.sampler, steps), jax.random.key_data(key)
 
         acting = self.state.acting  # constants of the program, as `Policy.act` has them
         self.act = jax.jit(act)
@@ -174,8 +181,7 @@ class FlaxDiffusionQL:
     def run(self) -> None:
         """The updates, or calls for actions."""
         for _ in range(self.updates):
-            self.key, key = jax.random.split(self.key)
-            self.state, loss = self.step(self.state, self.batch, key)
+            self.state, loss, self.key = self.step(self.state, self.batch, self.key)
         if self.updates:
             loss.block_until_ready()
             return

@@ -6,6 +6,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
 from llmdpd_jax.types import Array
 
@@ -25,25 +26,39 @@ def _product(x: Array, kernel: Array, dimension_numbers, precision, preferred_el
     return jax.lax.dot_general(x, kernel, dimension_numbers, precision, preferred_element_type)
 
 
-def _forward(x: Array, kernel: Array, *options) -> tuple[Array, tuple[Array, Array]]:
-    return _product(x, kernel, *options), (x, kernel)
+def _forward(x: CustomVJPPrimal, kernel: CustomVJPPrimal, *options) -> tuple[Array, tuple[Array | None, Array | None]]:
+    # Each factor is what the other's gradient needs: no gradient is computed that nobody asks for.
+    needed = x.value if kernel.perturbed else None, kernel.value if x.perturbed else None
+    return _product(x.value, kernel.value, *options), needed
 
 
 def _backward(
-    dimension_numbers, precision, preferred_element_type, seen: tuple[Array, Array], slope: Array
-) -> tuple[Array, Array]:
+    dimension_numbers,
+    precision,
+    preferred_element_type,
+    needed: tuple[Array | None, Array | None],
+    slope: Array | SymbolicZero,
+) -> tuple[Array | None, Array | None]:
     del preferred_element_type
-    x, kernel = seen
-    summed = len(dimension_numbers[0][0])
-    inputs = math.prod(kernel.shape[:summed])
-    rows, slopes = x.reshape(-1, inputs), slope.reshape(-1, math.prod(kernel.shape[summed:]))
-    of_x = jnp.matmul(slopes, kernel.reshape(inputs, -1).T, precision=precision)
-    columns = jax.lax.optimization_barrier(rows.T)  # else XLA would make its own form of it again
-    of_kernel = jnp.matmul(columns, slopes, precision=precision)
-    return of_x.reshape(x.shape).astype(x.dtype), of_kernel.reshape(kernel.shape).astype(kernel.dtype)
+    if isinstance(slope, SymbolicZero):
+        return None, None
+    x, kernel = needed
+    summed, of_x, of_kernel = len(dimension_numbers[0][0]), None, None
+    if kernel is not None:
+        inputs, outputs = kernel.shape[:summed], kernel.shape[summed:]
+        slopes = slope.reshape(-1, math.prod(outputs))
+        of_x = jnp.matmul(slopes, kernel.reshape(-1, math.prod(outputs)).T, precision=precision)
+        of_x = of_x.reshape(*slope.shape[: slope.ndim - len(outputs)], *inputs).astype(kernel.dtype)
+    if x is not None:
+        rows, inputs, outputs = x.shape[:-summed], x.shape[-summed:], slope.shape[x.ndim - summed :]
+        columns = x.reshape(math.prod(rows), math.prod(inputs)).T
+        columns = jax.lax.optimization_barrier(columns)  # else XLA would make its own form of it again
+        of_kernel = jnp.matmul(columns, slope.reshape(math.prod(rows), -1), precision=precision)
+        of_kernel = of_kernel.reshape(*inputs, *outputs).astype(x.dtype)
+    return of_x, of_kernel
 
 
-_product.defvjp(_forward, _backward)
+_product.defvjp(_forward, _backward, symbolic_zeros=True)
 
 Dense = partial(nn.Dense, dot_general=product)
 DenseGeneral = partial(nn.DenseGeneral, dot_general=product)
