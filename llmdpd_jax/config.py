@@ -320,6 +320,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             "agent.model_weight: 0 leaves nothing that teaches the prompts; set agent.detach_context=False as well, so "
             "that cloning and values do"
         )
+    if config.evaluation.sampler == "midpoint" and config.diffusion.time_draw == "grid":
+        raise UserError("evaluation.sampler: 'midpoint' visits times off a grid; set diffusion.time_draw=continuous")
+    if config.agent.policy_improvement == "weighted" and config.agent.eta == 0:
+        raise UserError("agent.eta: 0 leaves nothing for the policy to learn by with policy_improvement=weighted")
     if tunes_llm(config) and not config.model.use_llm:
         raise UserError("text.lora_rank, text.soft_tokens: there is no LLM to tune with model.use_llm=False")
     if config.optimiser.learning_rate == 0 or config.optimiser.clip_norm == 0:

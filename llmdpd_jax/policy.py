@@ -1,5 +1,6 @@
 """A trained policy, from a checkpoint alone: prompts in, context out; observations in, actions out."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -18,6 +19,7 @@ from llmdpd_jax.data.normalise import (
     normalise_trajectory,
 )
 from llmdpd_jax.diffusion.guidance import Guidance
+from llmdpd_jax.diffusion.samplers import most_steps
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.llm.encoder import TextEncoder, encoder_settings
 from llmdpd_jax.models.llm.weights import cache_folder
@@ -185,7 +187,7 @@ class Policy:
             "critic": ...}; None is plain conditioning. The weights are traced: changing them does not recompile.
           sampler: a name in `diffusion.samplers.SAMPLERS`, or "student" if the policy has one; None takes the config's
             `evaluation.sampler`.
-          steps: of the sampler; None takes the config's `evaluation.steps`.
+          steps: of the sampler; None takes the config's `evaluation.steps`, or as many as a warm start leaves.
           best_of: draw as many actions and take the one the critics value most; None takes `evaluation.best_of`.
           warm_start: actions [..., A] or chunks [..., H, A] to start from, such as the previous ones, and the time in
             (0, 1) they are noised to: the earlier, the closer the new action is, and the fewer steps it needs.
@@ -208,17 +210,25 @@ class Policy:
                 raise UserError(
                     f"guidance: unknown prompt {sorted(unknown)}; choose from 'text' and 'trajectory', or 'critic'"
                 )
+            for prompt, weight in guidance.items():
+                if (weight is None and prompt != "critic") or (isinstance(weight, float) and not math.isfinite(weight)):
+                    raise UserError(f"guidance: the weight of {prompt!r} is {weight}; it must be a finite number")
             guidance = Guidance(**guidance)
-        settings = self.config.evaluation
+        settings, diffusion = self.config.evaluation, self.config.diffusion
+        start = None if warm_start is None else float(warm_start[1])
+        if steps is None:
+            steps = settings.steps
+            if start is not None and diffusion.time_draw == "grid":
+                steps = min(steps, most_steps(diffusion.steps, start))
         return self._act(
             observation,
             context,
             key,
             guidance,
             None if warm_start is None else jnp.asarray(warm_start[0], jnp.float32),
-            start=None if warm_start is None else float(warm_start[1]),
+            start=start,
             sampler=sampler or settings.sampler,
-            steps=settings.steps if steps is None else steps,
+            steps=steps,
             best_of=settings.best_of if best_of is None else best_of,
             temperature=settings.temperature if temperature is None else temperature,
         )
@@ -345,10 +355,13 @@ class GymnasiumAgent:
     def reset(self) -> None:
         self._planned: list[np.ndarray] = []
 
-    def __call__(self, observation: np.ndarray) -> np.ndarray:
-        """Observation of O numbers -> action [A]. Observations are only looked at where the policy is asked."""
+    def __call__(self, observation: np.ndarray | Mapping[str, np.ndarray]) -> np.ndarray:
+        """Observation of O numbers, or a dict with them as its entry "observation" -> action [A].
+
+        Observations are only looked at where the policy is asked.
+        """
         if not self._planned:
-            observation = np.asarray(observation, np.float32).reshape(-1)
+            observation = flat_observation(observation)
             chunk = np.asarray(self._act(observation, key=self._next_key()))
             self._planned = list(chunk.reshape(-1, self._size)[: self._execute])
         return self._planned.pop(0)
@@ -361,6 +374,12 @@ class GymnasiumAgent:
             self._keys = np.asarray(jax.random.key_data(keys))
         self._calls += 1
         return self._keys[place]
+
+
+def flat_observation(observation: np.ndarray | Mapping[str, np.ndarray]) -> np.ndarray:
+    """[O] float32; of a dict its entry "observation", as `read_episodes` reads data sets."""
+    read = observation["observation"] if isinstance(observation, Mapping) else observation
+    return np.asarray(read, np.float32).reshape(-1)
 
 
 def _absent_text(width: int) -> TextPrompt:

@@ -254,6 +254,32 @@ def test_an_agent_draws_fresh_noise_at_every_call(policy, monkeypatch):
     assert len(set(keys)) == 7
 
 
+def test_an_agent_takes_the_entry_observation_of_a_dict(policy):
+    context, observation = policy.prompt(HERE), np.array([0.2, -0.1])
+    plain, mapped = (policy.as_gymnasium_agent(context) for _ in range(2))
+    seen = {"observation": observation, "achieved_goal": observation, "desired_goal": -observation}
+    np.testing.assert_array_equal(plain(observation), mapped(seen))
+
+
+def test_a_warm_start_takes_the_steps_that_are_left(policy):
+    observation, context, key = np.zeros((3, 2)), policy.prompt(HERE), jax.random.key(5)
+    warm = np.full((3, 2), 0.5), 0.4
+    left = policy.act(observation, context, key, warm_start=warm)
+    np.testing.assert_array_equal(left, policy.act(observation, context, key, warm_start=warm, steps=2))
+
+
+@pytest.mark.parametrize("best_of", [0, -2])
+def test_fewer_than_one_action_cannot_be_drawn(policy, best_of):
+    with pytest.raises(UserError, match=f"best_of: {best_of} is out of range"):
+        policy.act(np.zeros((3, 2)), policy.prompt(HERE), jax.random.key(0), best_of=best_of)
+
+
+@pytest.mark.parametrize("guidance", [{"text": float("nan")}, {"critic": float("inf")}, {"trajectory": None}])
+def test_weights_of_guidance_are_finite_numbers(policy, guidance):
+    with pytest.raises(UserError, match=f"guidance: the weight of {next(iter(guidance))!r}"):
+        policy.act(np.zeros((3, 2)), policy.prompt(HERE), jax.random.key(0), guidance=guidance)
+
+
 def test_a_key_may_be_given_as_its_numbers(policy):
     observation, context, key = np.zeros((3, 2)), policy.prompt(HERE), jax.random.key(5)
     expected = policy.act(observation, context, key)

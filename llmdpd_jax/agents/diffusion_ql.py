@@ -274,9 +274,11 @@ def make_diffusion_ql(
           temperature: scale of the noise that actions are made from (`sample`).
 
         Raises:
-          UserError: unknown sampler, impossible steps or temperature, or a policy without a student.
+          UserError: unknown sampler, impossible steps, best_of or temperature, or a policy without a student.
         """
         check_temperature(temperature)
+        if best_of < 1:
+            raise UserError(f"best_of: {best_of} is out of range; at least 1 action has to be drawn")
         if best_of > 1:
             observation = jnp.broadcast_to(observation, (best_of, *observation.shape))
             key = draws.split(key, best_of)

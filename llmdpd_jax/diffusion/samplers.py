@@ -59,7 +59,7 @@ def make_grid(schedule: Schedule, steps: int, start: float = 1.0) -> Grid:
     if schedule.name == "edm":
         return Grid(schedule, np.linspace(start, 0.0, steps))
     if schedule.draw == "grid":
-        most = max(round(start * schedule.steps), 1)  # the first time, of those trained on the nearest to the start
+        most = most_steps(schedule.steps, start)
         if steps > most:
             raise UserError(
                 f"sampler steps: {steps} is out of range; this denoiser was trained on 1 to {most} steps from there. "
@@ -67,6 +67,11 @@ def make_grid(schedule: Schedule, steps: int, start: float = 1.0) -> Grid:
             )
         return Grid(schedule, np.ceil(np.linspace(most, 0, steps + 1)[:-1] - 0.5) / schedule.steps)
     return Grid(schedule, np.linspace(start, 0.0, steps + 1)[:-1])
+
+
+def most_steps(trained: int, start: float) -> int:
+    """Steps from `start` down on a grid of times: the first is the nearest to the start of those trained on."""
+    return max(round(start * trained), 1)
 
 
 def same_time(x: Array, t: Array) -> Array:

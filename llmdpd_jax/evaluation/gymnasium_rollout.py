@@ -4,7 +4,7 @@ The environments are shared out among processes. Each process steps a group of t
 steps the groups.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -21,7 +21,7 @@ from llmdpd_jax.data.environments import make_environment
 from llmdpd_jax.data.progress import progress_bar
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.parallel import cpus
-from llmdpd_jax.policy import Policy
+from llmdpd_jax.policy import Policy, flat_observation
 from llmdpd_jax.tasks.manifest import Manifest
 
 _EPISODES_PER_WORKER = 16  # with fewer, the seconds that a process takes to start are not repaid
@@ -78,12 +78,6 @@ class EpisodeGroup(gym.Env):
     def close(self) -> None:
         for env in self._envs:
             env.close()
-
-
-def flat_observation(observation: Any) -> np.ndarray:
-    """[O] float32; of a dict its entry "observation", as `read_episodes` reads data sets."""
-    read = observation["observation"] if isinstance(observation, Mapping) else observation
-    return np.asarray(read, np.float32).reshape(-1)
 
 
 def recover_environments(manifest: Manifest, observation_size: int, action_size: int) -> dict[str, EnvSpec]:

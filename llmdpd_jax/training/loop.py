@@ -44,7 +44,15 @@ from llmdpd_jax.training.limits import (
 from llmdpd_jax.training.lock import check_unlocked, run_lock
 from llmdpd_jax.training.metrics import MetricsWriter
 from llmdpd_jax.training.nonfinite import BATCH_FILE, describe_batch, write_batch
-from llmdpd_jax.training.preparation import Given, check_devices, check_run_folder, prepare, run_keys, taught
+from llmdpd_jax.training.preparation import (
+    Given,
+    check_devices,
+    check_resumed,
+    check_run_folder,
+    prepare,
+    run_keys,
+    taught,
+)
 from llmdpd_jax.training.step import FIRST_BAD, SKIPPED, batch_sizes, compiler_options, join_metrics, make_train_call
 from llmdpd_jax.types import Store
 
@@ -146,8 +154,7 @@ def train_given(given: Given, store: Store | None, run: Path, runs: dict[Path, A
                 states = [taught(state, given.teacher.state, config.diffusion.parameterisation) for state in states]
         else:
             restored = [checkpoint.load(folder / "checkpoints" / str(step), optimiser=True) for folder in runs]
-            if restored[0].metadata["manifest"]["digest"] != given.about_data["digest"]:
-                raise UserError(f"{config.data.manifest}: the data are not those that {run} was trained on")
+            check_resumed(restored[0], given, run)
             states = [one.state for one in restored]
         state, key = side_by_side(states), side_by_side([run_keys(one.seed)[1] for one in runs.values()])
 

@@ -1,5 +1,7 @@
 """What a training run is given: data, descriptions and settings, with everything that can be wrong found beforehand."""
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -93,6 +95,7 @@ def prepare(config) -> Given:
         data = data.weighted(config.data.return_temperature)
     units = teacher.statistics if teacher else units
     about_data = {"family": manifest.family, "horizon": manifest.horizon, "digest": digest}
+    about_data["descriptions"] = descriptions_digest(data.split.tasks)
     return Given(config, data, units, texts, text_units, encoder, llm, tuning, teacher, about_data)
 
 
@@ -175,6 +178,32 @@ def find_teacher(config, data, encoder: TextEncoder) -> checkpoint.Checkpoint:
         if teacher.config[section] != config[section]:
             raise UserError(f"train.distill_from: {path} has other networks; both configs need the same {section}")
     return teacher
+
+
+def descriptions_digest(tasks) -> str:
+    """SHA-256 of the descriptions of tasks, in order."""
+    return hashlib.sha256(json.dumps([task.descriptions for task in tasks]).encode()).hexdigest()
+
+
+def check_resumed(found: checkpoint.Checkpoint, given: Given, run: Path) -> None:
+    """Makes sure that a run goes on with what it began with.
+
+    Raises:
+      UserError: its data, its descriptions, the LLM, or what its states are measured in are not what they were.
+    """
+    manifest, before = given.config.data.manifest, found.metadata["manifest"]
+    if before["digest"] != given.about_data["digest"]:
+        raise UserError(f"{manifest}: the data are not those that {run} was trained on")
+    # Checkpoints of earlier versions do not know their descriptions.
+    if before.get("descriptions", given.about_data["descriptions"]) != given.about_data["descriptions"]:
+        raise UserError(f"{manifest}: the descriptions of the train tasks are not those that {run} was trained on")
+    if found.metadata["text_encoder"] != given.encoder.identity:
+        raise UserError(f"text.source: {given.config.text.source!r} is not the LLM that {run} was trained with")
+    pairs = zip(jax.tree.leaves(found.text_statistics), jax.tree.leaves(given.text_units), strict=True)
+    if not all(np.allclose(old, new, rtol=1e-3, atol=1e-3) for old, new in pairs):
+        raise UserError(
+            f"{run}: this machine finds other axes of the LLM's states than the run began with; go on where it began"
+        )
 
 
 def taught(state: TrainState, teacher: TrainState, parameterisation: str) -> TrainState:

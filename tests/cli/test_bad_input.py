@@ -63,6 +63,7 @@ def tasks_json(path, datasets, descriptions=("go to (0.1, 0.2)",), splits=None):
         ("--config.train.distill_from=runs/x", ["train.distill_from", "agent.policy_improvement='student'"]),
         ("--config.diffusion.bounds=clamp", ["diffusion.bounds", "'clamp'", "did you mean 'clip'", "scale"]),
         ("--config.evaluation.sampler=dimm", ["evaluation.sampler", "'dimm'", "did you mean 'ddim'"]),
+        ("--config.evaluation.sampler=midpoint", ["evaluation.sampler", "diffusion.time_draw=continuous"]),
         ("--config.model.critic_activation=tanh", ["model.critic_activation", "'tanh'", "mish"]),
         ("--config.agent.policy_improvement=two_step", ["agent.policy_improvement", "one_step"]),
         ("--config.model.width=0", ["model.width", "0", "at least 1"]),
@@ -257,6 +258,18 @@ def test_other_data_than_the_run_was_trained_on(world, run_copy, capfd):
     finally:
         world.manifest.write_text(text)
     assert snapshot(run_copy) == before
+
+
+def test_other_descriptions_than_the_run_was_trained_on(world, run_copy, capfd):
+    text = world.manifest.read_text()
+    manifest = json.loads(text)
+    next(task for task in manifest["tasks"] if task["split"] == "train")["descriptions"][0] += " now"
+    try:
+        world.manifest.write_text(json.dumps(manifest))
+        message = refused(capfd, "train", *world.config(), f"--out={run_copy}")
+        assert "descriptions of the train tasks are not those" in message and str(world.manifest) in message
+    finally:
+        world.manifest.write_text(text)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "metadata"])
