@@ -93,7 +93,7 @@ class Policy:
         Args:
           text: one description, or a list of B.
           trajectory: one logged trajectory of the task, or a list of B: `observations` [T + 1, O], `actions` [T, A],
-            `rewards` [T], in the environment's units.
+            `rewards` [T], in the environment's units. Of a longer one than `data.prompt_length` steps the first count.
 
         Returns:
           Context [C], or [B, C] if either prompt is a list.
@@ -317,7 +317,12 @@ class Policy:
           seed: of the noise; calls draw fresh noise in turn.
           execute: as for `steps_per_call`.
           **options: as for `act`.
+
+        Raises:
+          UserError: contexts of several tasks, or impossible options.
         """
+        if context.full.size > context.full.shape[-1]:
+            raise UserError(f"context: of {context.full.shape[0]} tasks; a Gymnasium agent acts in one")
         return GymnasiumAgent(self, partial(self.act, context=context, **options), seed, self.steps_per_call(execute))
 
     def as_brax_policy(self, context: Context, **options) -> Callable[[Array, Array], tuple[Array, dict]]:

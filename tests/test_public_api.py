@@ -261,6 +261,11 @@ def test_an_agent_takes_the_entry_observation_of_a_dict(policy):
     np.testing.assert_array_equal(plain(observation), mapped(seen))
 
 
+def test_an_agent_acts_in_one_task(policy):
+    with pytest.raises(UserError, match="context: of 2 tasks"):
+        policy.as_gymnasium_agent(policy.prompt([HERE, HERE]))
+
+
 def test_a_warm_start_takes_the_steps_that_are_left(policy):
     observation, context, key = np.zeros((3, 2)), policy.prompt(HERE), jax.random.key(5)
     warm = np.full((3, 2), 0.5), 0.4

@@ -153,7 +153,8 @@ def roll_out_in_gymnasium(
         for group in np.split(places, workers)
     ]
     returns, success = np.zeros((settings, count)), np.zeros((settings, count), np.int8)
-    key, calls = jax.random.key(seed), 0
+    key = jax.random.fold_in(jax.random.key(seed), 2)  # prompts are drawn by 0 and 1 (`jax.random.split`)
+    calls = 0
     # A fork of a process in which JAX runs threads may hang.
     env = SyncVectorEnv(groups) if workers == 1 else AsyncVectorEnv(groups, context="spawn")
     with closing(env), progress_bar(progress) as bar:

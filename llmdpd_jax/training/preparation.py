@@ -85,7 +85,7 @@ def prepare(config) -> Given:
         config.evaluation.sampler = STUDENT if config.agent.policy_improvement == "student" else "ddim"
     llm, tuning = None, {}
     if tunes_llm(config):
-        key = jax.random.fold_in(run_keys(config.seed)[0], 1)
+        key = jax.random.fold_in(run_keys(config.seed)[0], 4)  # none of those that `Agent.init` splits it into
         texts, llm, tuning = tune_llm(config, encoder, data.split.tasks, texts, text_units, key)
     if config.data.streaming:
         units, digest = data.statistics, data.digest
