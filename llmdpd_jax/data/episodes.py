@@ -95,7 +95,7 @@ def _check_values(episodes: Episodes, where: str, ids: Sequence[int]) -> None:
         array = getattr(episodes, what)
         refuse(what.removesuffix("s"), ~np.isfinite(array), array, "every value must be a finite number")
     low, high = episodes.action_low, episodes.action_high
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         slack = np.nan_to_num(_BOUND_TOLERANCE * (high - low), posinf=0.0)
     real = np.arange(episodes.actions.shape[1]) < episodes.lengths[:, None]
     outside = ((episodes.actions < low - slack) | (episodes.actions > high + slack)) & real[..., None]

@@ -256,6 +256,12 @@ def _action_bounds(tasks: Sequence[Episodes]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bound_actions(episodes: Episodes, least: np.ndarray, most: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds of the action space, replaced by the range of the logged actions [A] where there is none."""
-    low, high = episodes.action_low, episodes.action_high
-    return np.where(np.isfinite(low), low, least), np.where(np.isfinite(high), high, most)
+    """Bounds of the action space, replaced by the range of the logged actions [A] where there is none.
+
+    Bounds so far apart that normalising overflows, as those of Box(-max, max) are, count as none.
+    """
+    low = np.where(np.isfinite(episodes.action_low), episodes.action_low, least)
+    high = np.where(np.isfinite(episodes.action_high), episodes.action_high, most)
+    with np.errstate(over="ignore"):
+        usable = np.isfinite(2 * (high - low))
+    return np.where(usable, low, least), np.where(usable, high, most)

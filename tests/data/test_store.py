@@ -6,6 +6,7 @@ import pytest
 from logged import make_episode
 
 from llmdpd_jax.data import store as store_module
+from llmdpd_jax.data.normalise import normalise_action
 from llmdpd_jax.data.store import load_split, statistics
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.tasks.manifest import Manifest, TaskEntry
@@ -95,6 +96,17 @@ def test_unbounded_actions_get_the_logged_range(write_dataset):
     found = statistics(load("train", Manifest(MANIFEST.tasks[:1])))
     np.testing.assert_allclose(found.action_low, [2, 2])
     np.testing.assert_allclose(found.action_high, [5, 2.02])
+
+
+def test_bounds_too_far_apart_to_normalise_are_none(write_dataset):
+    most = np.finfo(np.float32).max
+    low, high = np.array([-most, -most / 3], np.float32), np.array([most, most / 3], np.float32)
+    write_dataset("a-v0", [make_episode(3), make_episode(1)], action_space=gym.spaces.Box(low, high))
+    data = load("train", Manifest(MANIFEST.tasks[:1]))
+    found = statistics(data)
+    np.testing.assert_array_equal([found.action_low, found.action_high], [data.action_low, data.action_high])
+    np.testing.assert_allclose(found.action_high, [0.02, 0.02])
+    assert np.isfinite(normalise_action(found, data.store.actions)).all()
 
 
 def test_a_train_task_needs_a_second_episode_for_its_prompt(write_dataset):
