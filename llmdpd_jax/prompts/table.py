@@ -85,7 +85,8 @@ def _principal_axes(states: np.ndarray, weights: np.ndarray) -> np.ndarray:
     power, axes = power[::-1][:STATE_AXES], axes[:, ::-1][:, :STATE_AXES]
     # An axis has two directions; the choice must not depend on the linear algebra library.
     axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(STATE_AXES)])
-    return axes / np.sqrt(power.mean())
+    mean = power.mean()
+    return axes / np.sqrt(mean if mean > 0 else 1.0)  # states that never vary have no power
 
 
 def normalise_table(statistics: TextStatistics, table: TextTable) -> TextTable:

@@ -113,6 +113,14 @@ def test_many_dimensions_become_principal_axes():
     np.testing.assert_allclose(apart, apart[0], rtol=1e-3)
 
 
+def test_states_that_never_vary_stay_finite():
+    token = TextPrompt(np.full((1, 200), 7.0, np.float32), np.ones(1, bool), np.zeros(1, np.float32), np.int32([-1]))
+    table = make_table([token, token], [1, 1])
+    statistics = text_statistics(table)
+    assert np.isfinite(statistics.state_axes).all()
+    np.testing.assert_array_equal(normalise_table(statistics, table).states, 0.0)
+
+
 def test_large_numbers_count_by_their_logarithm():
     statistics = text_statistics(make_table(prompts(), [1, 2]))  # a scale of 4
     numbers = np.float32([[0.0, -8.0, 16.0, 16.0 + 4 * (np.e - 1), -16.0 - 4 * (np.e**2 - 1)]])
