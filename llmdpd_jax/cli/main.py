@@ -345,8 +345,11 @@ def validation(options) -> None:
     from llmdpd_jax.tasks.manifest import FILE_NAME, load_manifest, save_manifest
     from llmdpd_jax.tasks.validation import validation_manifest
 
-    divided = validation_manifest(load_manifest(options.manifest), options.tasks, options.descriptions, options.seed)
-    saved = save_manifest(divided, options.out / FILE_NAME)
+    manifest, target = load_manifest(options.manifest), options.out / FILE_NAME
+    if target.exists() and target.samefile(manifest.path):
+        raise UserError(f"validation: --out={options.out} holds the very manifest to divide; name another folder")
+    divided = validation_manifest(manifest, options.tasks, options.descriptions, options.seed)
+    saved = save_manifest(divided, target)
     held_out = [task.name for task in saved.tasks if task.split == "test"]
     print(f"{saved.path}: {len(saved.tasks) - len(held_out)} train tasks; held out: {', '.join(held_out)}")
 

@@ -73,3 +73,10 @@ def test_command(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "4 train tasks" in printed and all(t.name in printed for t in expected.tasks if t.split == "test")
     assert main([*arguments[:2], "--tasks=60", arguments[-1]]) == 2
+
+
+def test_the_divided_manifest_is_not_overwritten(tmp_path, capsys):
+    before = save_manifest(make_manifest(), tmp_path / "tasks.json").path.read_bytes()
+    assert main(["validation", str(tmp_path / "tasks.json"), "--tasks=2", f"--out={tmp_path}"]) == 2
+    assert f"--out={tmp_path} holds the very manifest" in capsys.readouterr().err
+    assert (tmp_path / "tasks.json").read_bytes() == before
