@@ -204,9 +204,12 @@ def _parse_task(data: Any, position: str, where: str, folder: Path) -> TaskEntry
     if reference is not None:
         if set(reference) != {"random", "expert"}:
             raise UserError(f'{fields.where}: "reference" must hold "random" and "expert", found {sorted(reference)}')
-        if reference["random"] == reference["expert"]:
-            raise UserError(f'{fields.where}: "reference": random and expert are equal, so no score can be computed')
         reference = Reference(**reference)
+        if not reference.expert > reference.random:
+            raise UserError(
+                f'{fields.where}: "reference": expert must be above random, or no score can be computed; found '
+                f"{reference.expert} (expert) and {reference.random} (random)"
+            )
     dataset = fields.text("dataset")
     if dataset.endswith(_D4RL_SUFFIXES):
         dataset = os.path.abspath(folder / dataset)  # the manifest may be written elsewhere
