@@ -56,7 +56,13 @@ def share_across(axis: str | None, groups: int) -> Array:
 
 
 def data_mesh(devices: int = 0) -> Mesh:
-    """The mesh of the first `devices` devices of all hosts; 0 takes all."""
+    """The mesh of the first `devices` devices of all hosts; 0 takes all.
+
+    Raises:
+      UserError: there are not as many.
+    """
+    if not 0 <= devices <= jax.device_count():
+        raise UserError(f"--devices: {devices} of {jax.device_count()} devices; choose 1 to all of them, or 0 for all")
     return Mesh(np.array(jax.devices()[: devices or None]), (DATA,))
 
 

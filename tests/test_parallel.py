@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from llmdpd_jax import parallel
-from llmdpd_jax.errors import ProcessLost
+from llmdpd_jax.errors import ProcessLost, UserError
 
 LOST = "UNKNOWN: Gloo AllGather failed: Connection reset by peer"
 
@@ -27,6 +27,13 @@ def test_large_arrays_are_divided_along_their_longest_even_axis(shape, spec):
     mesh = AbstractMesh((8,), ("data",))
     lies = parallel.divided(mesh, {"x": jax.ShapeDtypeStruct(shape, np.float32)})
     assert lies["x"].spec == spec
+
+
+def test_a_mesh_of_devices_that_are_not_there():
+    for devices in (-1, jax.device_count() + 1):
+        with pytest.raises(UserError, match=f"--devices: {devices} of {jax.device_count()} devices; choose 1 to all"):
+            parallel.data_mesh(devices)
+    assert parallel.data_mesh().size == jax.device_count()
 
 
 def fail(error):

@@ -245,9 +245,10 @@ def evaluate(
         guidance = Guidance(settings.text_guidance, settings.trajectory_guidance, settings.critic_guidance or None)
 
     weighed = None if guidance == Guidance() else guidance
+    mesh = data_mesh(devices)
     given = ask(policy, manifest, episodes, seed, progress)
     if manifest.env is not None:
-        mesh = data_mesh(devices) if jax.device_count() > 1 else None
+        mesh = mesh if jax.device_count() > 1 else None
         rollout = make_rollout(policy, env, family.horizon, sampler, steps, best_of, execute, temperature, mesh)
         parameters = family_parameters(family, given.tasks, manifest.where)
         found = rollout(*on_all((policy.params, weighed, *given.prompts, parameters, given.key), mesh))

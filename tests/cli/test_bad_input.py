@@ -110,6 +110,12 @@ def test_heads_that_do_not_divide_the_width(tmp_path, capfd):
     assert "model.heads: 5 heads do not divide model.width (64) evenly" in message
 
 
+def test_devices_that_are_not_there(tmp_path, capfd):
+    given = ("train", "--config=configs/point_robot.py", "--config.data.manifest=no.json", f"--out={tmp_path / 'run'}")
+    for devices in (-1, 99):
+        assert f"--devices: {devices} of" in refused(capfd, *given, f"--devices={devices}")
+
+
 def test_files_that_are_not_there(tmp_path, capfd):
     out = f"--out={tmp_path / 'run'}"
     assert "no file nowhere.py" in refused(capfd, "train", "--config=nowhere.py", out)
@@ -321,6 +327,7 @@ def test_evaluate(world, tiny_run, tmp_path, capfd):
     assert "episodes" in refused(capfd, "evaluate", tiny_run, "--episodes=0", out)
     assert "'dimm' is unknown" in refused(capfd, "evaluate", tiny_run, "--sampler=dimm", out)
     assert "6 is out of range" in refused(capfd, "evaluate", tiny_run, "--steps=6", out)
+    assert "--devices: 99 of" in refused(capfd, "evaluate", tiny_run, "--devices=99", out)
     assert "temperature: -0.5 is out of range" in refused(capfd, "evaluate", tiny_run, "--temperature=-0.5", out)
     message = refused(capfd, "evaluate", tiny_run, "--backend=spring", out)
     assert "'point_robot' has no robot of Brax's, so it has no backend 'spring'" in message
