@@ -152,7 +152,8 @@ def parse_config(arguments: list[str]) -> ml_collections.ConfigDict:
     """Reads `--config=FILE` and `--config.section.field=value` arguments into a locked config.
 
     Raises:
-      UserError: no or missing file, an unknown field (the nearest one is named), a value of the wrong type.
+      UserError: no or missing file, or one that returns no config; an unknown field (the nearest one is named), a value
+        of the wrong type.
     """
     files = [a.split("=", 1)[1] for a in arguments if a.startswith("--config=")]
     for path in files:
@@ -165,13 +166,20 @@ def parse_config(arguments: list[str]) -> ml_collections.ConfigDict:
     config_flags.DEFINE_config_file("config", flag_values=holder, sys_argv=command_line)
     try:
         holder(command_line)
-        return holder["config"].value
+        config = holder["config"].value
     except (AttributeError, KeyError, flags.Error) as error:
         raise UserError(_explain(error, arguments, files[0])) from error
     except (TypeError, ValueError) as error:
         raise UserError(f"config: {error}") from error
     except Exception as error:  # whatever the user's file does
         raise UserError(f"{files[0]}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(_no_config(files[0]))
+    return config
+
+
+def _no_config(path: str) -> str:
+    return f"{path}: get_config() returns no config; end it with `return config`"
 
 
 def _explain(error: Exception, arguments: list[str], path: str) -> str:
@@ -182,7 +190,8 @@ def _explain(error: Exception, arguments: list[str], path: str) -> str:
         if argument.startswith("--config.") and name not in known:
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
             return f"{argument}: there is no field {name!r}; did you mean {nearest!r}?"
-    return f"{path}: {error}"
+    # What ml_collections says of overrides where there is nothing to override.
+    return _no_config(path) if "<class 'NoneType'>" in str(error) else f"{path}: {error}"
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:

@@ -136,6 +136,10 @@ def test_a_config_file_that_does_not_run(tmp_path, capfd):
     file.write_text(f"{start}    config.train.stepz = 3\n    return config\n")
     message = refused(capfd, "train", f"--config={file}", f"--out={tmp_path / 'run'}")
     assert str(file) in message and "stepz" in message
+    file.write_text(start)
+    for change in ([], ["--config.train.steps=3"]):
+        message = refused(capfd, "train", f"--config={file}", *change, f"--out={tmp_path / 'run'}")
+        assert message == f"error: {file}: get_config() returns no config; end it with `return config`"
     file.write_text("def get_config(:\n")
     assert str(file) in refused(capfd, "train", f"--config={file}", f"--out={tmp_path / 'run'}")
 
