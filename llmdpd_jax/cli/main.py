@@ -16,9 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done; 1 `doctor` found something missing; 2 bad input, explained in one message; 130 stopped by a signal.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    overrides = [a for a in arguments if a.startswith("--config")]
-    options = make_parser().parse_args([a for a in arguments if a not in overrides])
+    overrides, others = split_overrides(sys.argv[1:] if arguments is None else arguments)
+    options = make_parser().parse_args(others)
     if overrides and options.command is not train:
         print(f"error: {overrides[0]}: only `llmdpd train` takes a config", file=sys.stderr)
         return 2
@@ -44,6 +43,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {message}", file=sys.stderr)
         return 2
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments that belong to a config, each as --config...=VALUE even if written in two, and all others."""
+    overrides, others, waits = [], [], False
+    for argument in arguments:
+        if waits and not argument.startswith("--"):
+            overrides[-1] += f"={argument}"
+            waits = False
+        elif argument.startswith("--config"):
+            overrides.append(argument)
+            waits = "=" not in argument
+        else:
+            others.append(argument)
+            waits = False
+    return overrides, others
 
 
 def explain_limits(command: str, error: Exception) -> str | None:

@@ -110,6 +110,14 @@ def test_heads_that_do_not_divide_the_width(tmp_path, capfd):
     assert "model.heads: 5 heads do not divide model.width (64) evenly" in message
 
 
+def test_a_config_in_two_words(tmp_path, capfd):
+    out = f"--out={tmp_path / 'run'}"
+    assert "no file nowhere.py" in refused(capfd, "train", "--config", "nowhere.py", out)
+    given = ("train", out, "--config", "configs/point_robot.py", "--config.model.use_llm", "--config.seed", "-1")
+    assert refused(capfd, *given).startswith("error: seed: -1 is out of range")
+    assert "name a config file" in refused(capfd, "train", "--config", out)
+
+
 def test_devices_that_are_not_there(tmp_path, capfd):
     given = ("train", "--config=configs/point_robot.py", "--config.data.manifest=no.json", f"--out={tmp_path / 'run'}")
     for devices in (-1, 99):
