@@ -25,8 +25,8 @@ def read_d4rl(path: str) -> Episodes:
     episode led: that step is left out where the episode was cut, and where it terminated leads to its own observation.
 
     Raises:
-        UserError: no such file, or it is damaged, lacks arrays (then all are named), holds arrays of differing length
-            or no step, or neither "timeouts" nor "next_observations"; a value that is not finite.
+        UserError: no such file, or it is damaged, lacks arrays (then all are named), holds arrays of differing length,
+            no step or anything but numbers, or neither "timeouts" nor "next_observations"; a value that is not finite.
     """
     return open_d4rl(path).read_all()
 
@@ -35,23 +35,49 @@ def open_d4rl(path: str) -> EpisodeReader:
     """As `read_d4rl`, episode by episode: only where episodes end is held in memory."""
     where = f"D4RL file {path}"
     with _open(path, where) as file:
+        widths = {name: _width(name, array, where) for name, array in file.items()}
+        if widths.get("next_observations", widths["observations"]) != widths["observations"]:
+            raise UserError(
+                f"{where}: next_observations hold {widths['next_observations']} numbers a step, observations hold "
+                f"{widths['observations']}; they must be of one size"
+            )
         lengths = {name: len(array) for name, array in file.items()}
         steps = lengths["rewards"]
         if steps == 0 or set(lengths.values()) != {steps}:
             raise UserError(f"{where}: its arrays must be of one length, at least 1, found {lengths}")
-        terminals = file["terminals"][()].reshape(steps).astype(bool)
+        terminals = _flags("terminals", file, where)
         if "timeouts" in file:
-            cuts = terminals | file["timeouts"][()].reshape(steps).astype(bool)
+            cuts = terminals | _flags("timeouts", file, where)
         elif "next_observations" in file:
             cuts = terminals | _jumps(file["observations"], file["next_observations"])
         else:
             raise UserError(
                 f'{where}: holds neither "timeouts" nor "next_observations", so where episodes end is not told'
             )
-        unbounded = np.full(int(np.prod(file["actions"].shape[1:])), np.inf)
+        unbounded = np.full(widths["actions"], np.inf)
     cuts[-1] = True
     ends = np.flatnonzero(cuts) + 1
     return EpisodeReader(path, where, enumerate(_each(path, where, ends, terminals)), -unbounded, unbounded)
+
+
+def _width(name: str, array: h5py.Dataset, where: str) -> int:
+    """How many numbers an array holds for each step. Raises UserError if it holds anything else, or not as many."""
+    if not array.shape or array.dtype.kind not in "biuf":
+        raise UserError(f"{where}: {name} must hold numbers for each step, found {array.dtype} of shape {array.shape}")
+    width, one = int(np.prod(array.shape[1:])), name not in ("observations", "actions", "next_observations")
+    if width < 1 or (one and width > 1):
+        wanted = "one number" if one else "at least one number"
+        raise UserError(f"{where}: {name} must hold {wanted} for each step, found shape {array.shape}")
+    return width
+
+
+def _flags(name: str, file: dict[str, h5py.Dataset], where: str) -> np.ndarray:
+    """Whether each step is marked [N]."""
+    values = file[name][()].reshape(-1)
+    if not np.isfinite(values).all():
+        step = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise UserError(f"{where}: {name} at step {step} of the log is {values[step]}; it must be 0 or 1")
+    return values.astype(bool)
 
 
 def _jumps(observations: h5py.Dataset, following: h5py.Dataset) -> np.ndarray:
@@ -59,8 +85,8 @@ def _jumps(observations: h5py.Dataset, following: h5py.Dataset) -> np.ndarray:
     jumps = np.zeros(len(observations), bool)
     for start in range(0, len(jumps) - 1, _BLOCK):
         end = min(start + _BLOCK, len(jumps) - 1)
-        led_to, seen = following[start:end], observations[start + 1 : end + 1]
-        jumps[start:end] = ~np.isclose(led_to, seen).reshape(end - start, -1).all(axis=1)
+        led_to, seen = (x.reshape(end - start, -1) for x in (following[start:end], observations[start + 1 : end + 1]))
+        jumps[start:end] = ~np.isclose(led_to, seen).all(axis=1)
     return jumps
 
 

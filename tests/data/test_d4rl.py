@@ -83,6 +83,7 @@ def test_arrays_of_more_axes_are_flattened(write):
     changes = {name: LOG[name][:, None] for name in ("rewards", "terminals", "timeouts")}
     changes |= {name: LOG[name][:, None] for name in ("observations", "next_observations")}
     check_three_episodes(read_d4rl(write(**changes)))
+    check_three_episodes(read_d4rl(write(timeouts=None, next_observations=LOG["next_observations"][..., None])))
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,20 @@ def test_arrays_of_more_axes_are_flattened(write):
         ({"rewards": LOG["rewards"][:5]}, r"must be of one length, at least 1, found \{.*'rewards': 5"),
         ({name: array[:0] for name, array in LOG.items()}, "of one length, at least 1"),
         ({"timeouts": None, "next_observations": None}, 'neither "timeouts" nor "next_observations", so where'),
+        ({"rewards": LOG["rewards"][:, None].repeat(2, 1)}, r"rewards must hold one number for .*shape \(7, 2\)"),
+        ({"terminals": np.zeros((7, 2), bool)}, r"terminals must hold one number for each step, found shape \(7, 2\)"),
+        ({"rewards": np.float32(1)}, r"rewards must hold numbers for each step, found float32 of shape \(\)"),
+        ({"rewards": h5py.Empty("f")}, "rewards must hold numbers for each step, found float32 of shape None"),
+        ({"observations": np.full((7, 2), b"x")}, r"observations must hold numbers .* found \|S1 of shape \(7, 2\)"),
+        ({"actions": np.zeros((7, 0))}, r"actions must hold at least one number for each step, found shape \(7, 0\)"),
+        (
+            {"next_observations": np.zeros((7, 3)), "timeouts": None},
+            "next_observations hold 3 numbers a step, observations hold 2; they must be of one size",
+        ),
+        (
+            {"terminals": np.where(np.arange(7) == 2, np.nan, 0)},
+            "terminals at step 2 of the log is nan; it must be 0 or",
+        ),
         ({"actions": np.where(np.arange(7) == 4, np.nan, 0)}, "episode 1: action at step 1, dimension 0 is nan"),
     ],
 )
