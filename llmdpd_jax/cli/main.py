@@ -23,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     options.overrides = overrides
     try:
+        if not 0 <= getattr(options, "seed", 0) < 2**32:
+            raise UserError(f"--seed: {options.seed} is out of range; it must be between 0 and {2**32 - 1}")
         if options.command in (collect, expert, embed, train, distill, evaluate, sweep, export):
             keep_compiled()
         if hasattr(options, "coordinator"):

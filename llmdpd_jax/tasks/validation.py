@@ -19,10 +19,10 @@ def validation_manifest(manifest: Manifest, tasks: int, descriptions: int, seed:
         tasks: how many train tasks become validation tasks.
         descriptions: how many descriptions per task are held out, by their place in the list, the same places for all
             tasks: where descriptions come from templates, templates are held out. 0 holds out none.
-        seed: of the choice.
+        seed: of the choice, 0 to 2**32 - 1.
 
     Raises:
-        UserError: too few train tasks, or a task with too few descriptions.
+        UserError: too few train tasks, a task with too few descriptions, or a seed out of range.
     """
     train = require_split(manifest, "train").tasks
     if not 1 <= tasks < len(train):
@@ -33,6 +33,8 @@ def validation_manifest(manifest: Manifest, tasks: int, descriptions: int, seed:
         raise UserError(
             f"{manifest.where}: {descriptions} descriptions per task cannot be held out, the shortest list has {fewest}"
         )
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed: {seed} is out of range; it must be between 0 and {2**32 - 1}")
     generator = np.random.default_rng(seed)
     held_out_tasks = set(generator.permutation(len(train))[:tasks].tolist())
     held_out_places = set(generator.permutation(fewest)[:descriptions].tolist())

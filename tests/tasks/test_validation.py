@@ -64,6 +64,15 @@ def test_what_cannot_be_held_out(tasks, descriptions, message):
         validation_manifest(make_manifest(), tasks, descriptions)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_out_of_range(seed, tmp_path, capsys):
+    with pytest.raises(UserError, match=f"seed: {seed} is out of range; it must be between 0 and 4294967295"):
+        validation_manifest(make_manifest(), 2, 0, seed)
+    for command in (["validation", str(tmp_path), "--out=v"], ["evaluate", "run"], ["sweep", "run", "--out=s"]):
+        assert main([*command, f"--seed={seed}"]) == 2
+        assert f"error: --seed: {seed} is out of range" in capsys.readouterr().err
+
+
 def test_command(tmp_path, capsys):
     save_manifest(make_manifest(), tmp_path / "all" / "tasks.json")
     arguments = ["validation", str(tmp_path / "all"), "--tasks=2", "--descriptions=1", f"--out={tmp_path / 'v'}"]
