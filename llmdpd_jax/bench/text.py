@@ -23,7 +23,7 @@ from llmdpd_jax.bench.workers import Worker, take_turns
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.llm.encoder import TextEncoder, TextEncoderSettings
 from llmdpd_jax.models.llm.safetensors import find_folder
-from llmdpd_jax.models.llm.weights import fetch_weights
+from llmdpd_jax.models.llm.weights import SOURCES, fetch_weights
 from llmdpd_jax.tasks.family import get_family
 
 FAMILY = "point_robot"  # whose descriptions are read
@@ -128,8 +128,8 @@ def _torch_model(source: str):
 
     disable_progress_bar()
     options = {"dtype": "float32", "attn_implementation": "sdpa"}
-    if source == "smollm2" or source.endswith(".gguf"):
-        file = fetch_weights() if source == "smollm2" else Path(source).expanduser()
+    if source.endswith(".gguf"):
+        file = Path(source).expanduser()
         return AutoModel.from_pretrained(file.parent, gguf_file=file.name, **options)
     return AutoModel.from_pretrained(find_folder(source), **options)
 
@@ -161,8 +161,14 @@ def run(
     The cut model is compared with the whole one of `transformers`, which runs all blocks whichever one's states are
     asked for, and with one whose later blocks were taken away by hand ("transformers cut").
 
+    Args:
+      source: as `TextEncoderSettings.source`.
+      layer: where to cut; of a model with fewer blocks it is the last.
+
     Raises: UserError if a side fails, or the two do not compute the same.
     """
+    source = str(fetch_weights(source)) if source in SOURCES else source  # torch knows none of the names
+    layer = min(layer, TextEncoder(TextEncoderSettings(source, layer=1)).depth)
     given = {"source": source, "texts": bench_texts(source, count)}
     with ExitStack() as stack:
 
@@ -204,7 +210,7 @@ def run(
 
 def lacking_reference(source: str, platform: str) -> str:
     """Why there is nothing to compare with, and what to do about it; empty if there is."""
-    needed = ["torch", "accelerate"] if source == "smollm2" or source.endswith(".gguf") else ["torch"]
+    needed = ["torch", "accelerate"] if source.endswith(".gguf") else ["torch"]
     absent = [package for package in needed if importlib.util.find_spec(package) is None]
     if absent:
         return f"no reference: {' and '.join(absent)} not installed; {INSTALL_TORCH}"

@@ -50,6 +50,31 @@ def test_the_flax_side(llm):
     assert text.FlaxText(llm, None, texts).encoder.config.num_layers == 3
 
 
+def test_a_named_source_is_fetched_first(llm, monkeypatch):
+    """Both sides are told its path; and a model of fewer blocks than the default layer is cut after its last."""
+    started = []
+
+    class Side:
+        def __init__(self, name, side, arguments, cpus):
+            started.append((name, arguments["source"], arguments["layer"]))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def ask(self, **what):
+            raise UserError("asked")
+
+    monkeypatch.setattr(text, "fetch_weights", {"minilm": llm}.get)
+    monkeypatch.setattr(text, "bench_texts", lambda source, count: [])
+    monkeypatch.setattr(text, "Worker", Side)
+    with pytest.raises(UserError, match="asked"):
+        text.run("minilm", [0], repeats=1)
+    assert started == [("Flax, whole", llm, None), ("Flax, layer 3", llm, 3)]
+
+
 @pytest.mark.slow
 def test_without_torch(llm, few_texts, tmp_path, capfd, monkeypatch):
     found = importlib.util.find_spec

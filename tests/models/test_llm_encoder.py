@@ -387,7 +387,7 @@ def test_limits_stored_with_a_tokenizer_are_lifted(llama_folder, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"layer": 4}, "layer: 4 is not a layer of this model, choose 1 to 3"),
+        ({"layer": 4}, r"text\.layer, or --layer: 4 is not a layer of this model, which has 3 blocks; choose 1 to 3"),
         ({"layer": 0}, "layer"),
         ({"dtype": "int8"}, "'int8' is neither"),
         ({"source": "absent.gguf"}, r"absent\.gguf: no such GGUF file"),

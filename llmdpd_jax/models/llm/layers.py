@@ -33,7 +33,10 @@ class ModelConfig:
         Raises: UserError if the model has no such block.
         """
         if not 1 <= layer <= self.num_layers:
-            raise UserError(f"layer: {layer} is not a layer of this model, choose 1 to {self.num_layers}")
+            raise UserError(
+                f"text.layer, or --layer: {layer} is not a layer of this model, which has {self.num_layers} blocks; "
+                f"choose 1 to {self.num_layers}"
+            )
         return replace(self, num_layers=layer)
 
 
