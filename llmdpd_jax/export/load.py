@@ -57,13 +57,14 @@ def make_trajectory(about, observations, actions, rewards):
 
 
 def make_context(about, programs, text=None, trajectory=None):
-    """The context [B, 3, C] of either prompt, of both, or of none ([1, 3, C])."""
+    """The context [B, 3, C] of either prompt, of both (B of each, or one of either), or of none ([1, 3, C])."""
     batch = max((len(prompt["mask"]) for prompt in (text, trajectory) if prompt is not None), default=1)
     arguments = about["programs"]["prompt"]["arguments"]
     flags = [np.full(batch, prompt is not None) for prompt in (text, trajectory)]
     text = make_zeros(arguments["text"], batch) if text is None else text
     trajectory = make_zeros(arguments["trajectory"], batch) if trajectory is None else trajectory
-    return programs["prompt"](text, trajectory, *flags)
+    given = ({n: np.broadcast_to(a, (batch, *a.shape[1:])) for n, a in prompt.items()} for prompt in (text, trajectory))
+    return programs["prompt"](*given, *flags)
 
 
 def make_zeros(arguments, batch):

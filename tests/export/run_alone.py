@@ -30,12 +30,11 @@ def run(folder: Path) -> None:
     if "prompt" in programs:
         text = loader.read_text(about, f"{folder}.prompts.safetensors")
         trajectory = loader.make_trajectory(about, given["observations"], given["actions"], given["rewards"])
-        both = text, {name: np.repeat(array, len(text["mask"]), axis=0) for name, array in trajectory.items()}
         contexts = {
             "none": loader.make_context(about, programs),
             "text": loader.make_context(about, programs, text=text),
             "trajectory": loader.make_context(about, programs, trajectory=trajectory),
-            "both": loader.make_context(about, programs, *both),
+            "both": loader.make_context(about, programs, text, trajectory),
         }
         outputs |= {f"context {name}": context for name, context in contexts.items()}
     for batch in (1, 7):
