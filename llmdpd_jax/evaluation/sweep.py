@@ -35,6 +35,7 @@ from llmdpd_jax.evaluation.rollout import (
 from llmdpd_jax.parallel import copied, data_mesh, is_leader, wait_for_all
 from llmdpd_jax.policy import Policy, load_policy
 from llmdpd_jax.tasks.manifest import Manifest, load_manifest
+from llmdpd_jax.training.checkpoint import digest
 
 
 def sweep(
@@ -111,8 +112,9 @@ def sweep(
 def sweep_runs(runs: Sequence[Path], out: Path, manifest: Path | None = None, **how: Any) -> Results:
     """Sweeps over several runs or checkpoints into one `out/results.json`.
 
-    What is found of each is kept in `out/parts`, and not computed again: a sweep that was stopped goes on. Checkpoints
-    of one seed are told apart by their variant, which is the path as given.
+    What is found of each is kept in `out/parts`, and not computed again while checkpoint, manifest and options are the
+    same: a sweep that was stopped goes on. Checkpoints of one seed are told apart by their variant, which is the path
+    as given.
 
     Args:
       manifest: of the tasks; None: of each run's own.
@@ -128,17 +130,27 @@ def sweep_runs(runs: Sequence[Path], out: Path, manifest: Path | None = None, **
     seeds = [policy.config.seed for policy in policies]
     parts = []
     for run, path, policy in zip(runs, paths, policies, strict=True):
-        asked = json.dumps([path, str(manifest), how], sort_keys=True)
+        tasks = load_manifest(manifest or policy.config.data.manifest)
+        contents = _content(policy), hashlib.sha256(tasks.path.read_bytes()).hexdigest()
+        asked = json.dumps([path, contents, how], sort_keys=True)
         file = out / "parts" / f"{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
         if not file.exists():
-            found = sweep(policy, load_manifest(manifest or policy.config.data.manifest), **how)
-            if len(set(seeds)) < len(seeds):
-                found = replace(found, rows=tuple(replace(row, variant=str(run)) for row in found.rows))
+            found = sweep(policy, tasks, **how)
             if is_leader():
                 write_results(file, found)
             wait_for_all("part of a sweep")
-        parts.append(load_results(file))
+        part = load_results(file)
+        if len(set(seeds)) < len(seeds):
+            part = replace(part, rows=tuple(replace(row, variant=str(run)) for row in part.rows))
+        parts.append(part)
     merged = merge_results(parts)
     if is_leader():
         write_results(out / RESULTS_FILE, merged)
     return merged
+
+
+def _content(policy: Policy) -> str:
+    """Digest of all that a policy acts by: parameters, units, config and LLM."""
+    checkpoint = policy.checkpoint
+    arrays = digest((policy.params, checkpoint.statistics, checkpoint.text_statistics))
+    return hashlib.sha256((arrays + json.dumps(checkpoint.metadata, sort_keys=True)).encode()).hexdigest()

@@ -1,19 +1,21 @@
 """A sweep is many evaluations in one compiled call."""
 
 import json
+from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
-from llmdpd_jax import load_policy
+from llmdpd_jax import Policy, load_policy
 from llmdpd_jax.cli.main import main
 from llmdpd_jax.diffusion.guidance import Guidance
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.evaluation import sweep as module
-from llmdpd_jax.evaluation.results import group_of, load_results
+from llmdpd_jax.evaluation.results import Results, group_of, load_results
 from llmdpd_jax.evaluation.rollout import evaluate
 from llmdpd_jax.evaluation.sweep import sweep
-from llmdpd_jax.tasks.manifest import load_manifest
+from llmdpd_jax.tasks.manifest import load_manifest, save_manifest
 
 pytestmark = pytest.mark.slow  # programs of their own are compiled
 
@@ -86,6 +88,30 @@ def test_runs_are_swept_into_one_file_and_not_again(world, run, tmp_path, monkey
     assert load_results(tmp_path).rows == results.rows
     with pytest.raises(UserError, match="is given twice"):
         module.sweep_runs([steps[0], steps[0]], tmp_path, **how)
+    alone = module.sweep_runs(steps[1:], tmp_path, **how)
+    assert len(calls) == 3 and {row.variant for row in alone.rows} == {""}  # nothing to tell it from
+
+
+def test_a_part_is_of_what_checkpoint_and_manifest_hold(world, run, tmp_path, monkeypatch):
+    """Not of their paths: a run may be trained again, and a manifest written again, at the same one."""
+    how = {"manifest": tmp_path / "tasks.json", "samplers": ("ddim",), "steps": (1,), "episodes": 1}
+    calls, found = [], Results("point_robot", "", "", "", "", 0.0, ())
+    monkeypatch.setattr(module, "sweep", lambda *_, **options: calls.append(options) or found)
+    manifest = save_manifest(load_manifest(world.manifest), how["manifest"])
+    policy = load_policy(run)
+
+    def swept() -> int:
+        monkeypatch.setattr(module, "load_policy", lambda path: policy)
+        module.sweep_runs([run], tmp_path / "out", **how)
+        return len(calls)
+
+    assert (swept(), swept()) == (1, 1)
+    save_manifest(replace(manifest, tasks=manifest.tasks[::-1]), how["manifest"])
+    assert (swept(), swept()) == (2, 2)
+    checkpoint = policy.checkpoint
+    state = checkpoint.state.replace(ema=jax.tree.map(lambda x: 2 * x, checkpoint.state.ema))
+    policy = Policy(checkpoint._replace(state=state))
+    assert (swept(), swept()) == (3, 3)
 
 
 def test_what_does_not_suit_the_policy(world, run):
