@@ -1,8 +1,10 @@
 """Classifier-free guidance with a weight of its own for each prompt, and guidance by a gradient."""
 
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
+from llmdpd_jax.errors import UserError
 from llmdpd_jax.types import Array
 
 
@@ -17,6 +19,14 @@ class Guidance:
     text: Array | float = 1.0  # [] or any shape that broadcasts with the batch
     trajectory: Array | float = 1.0
     critic: Array | float | None = None  # None: the critic has no say, and its gradient is not computed
+
+
+def check_guidance(guidance: Guidance) -> Guidance:
+    """The guidance itself. Raises UserError unless its weights are finite numbers."""
+    for name, weight in vars(guidance).items():
+        if weight is not None and not np.isfinite(weight).all():
+            raise UserError(f"{name}_guidance: {weight} is out of range; weights are finite numbers")
+    return guidance
 
 
 def combine(guidance: Guidance, full: Array, without_text: Array, without_trajectory: Array) -> Array:

@@ -18,7 +18,7 @@ from jax import export
 
 from llmdpd_jax import __version__
 from llmdpd_jax.config import to_json
-from llmdpd_jax.diffusion.guidance import Guidance
+from llmdpd_jax.diffusion.guidance import Guidance, check_guidance
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.evaluation.results import write_atomically
 from llmdpd_jax.export.programs import (
@@ -79,6 +79,7 @@ def export_policy(
     settings = policy.config.evaluation
     if guidance is None:
         guidance = Guidance(settings.text_guidance, settings.trajectory_guidance, settings.critic_guidance or None)
+    check_guidance(guidance)
     options = {
         "sampler": sampler or settings.sampler,
         "steps": settings.steps if steps is None else steps,

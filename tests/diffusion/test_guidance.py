@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmdpd_jax.diffusion.guidance import Guidance, combine, follow
+from llmdpd_jax.diffusion.guidance import Guidance, check_guidance, combine, follow
+from llmdpd_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +23,13 @@ def test_a_weight_of_zero_leaves_the_prompt_out(estimates):
     _, without_text, without_trajectory = estimates
     np.testing.assert_allclose(combine(Guidance(0.0, 1.0), *estimates), without_text, atol=1e-6)
     np.testing.assert_allclose(combine(Guidance(1.0, 0.0), *estimates), without_trajectory, atol=1e-6)
+
+
+def test_weights_are_finite_numbers():
+    assert check_guidance(Guidance(-1.0, jnp.array([0.5, 2.0]), 0.3)).critic == 0.3
+    for name, weight in (("text", float("nan")), ("trajectory", float("-inf")), ("critic", float("inf"))):
+        with pytest.raises(UserError, match=f"{name}_guidance: {weight} is out of range"):
+            check_guidance(Guidance(**{name: weight}))
 
 
 def test_numbers_by_hand():
