@@ -3,7 +3,18 @@
 import errno
 
 # Of a file that cannot be written, through no fault of what is written.
-_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+_NOT_WRITABLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EIO,
+    errno.EEXIST,  # a file is where a folder is to be made
+    errno.ENOTDIR,
+    errno.EISDIR,
+)
 # The same, in the words of libraries that keep no number (Orbax's writer, HDF5).
 _NOT_WRITABLE_WORDS = (
     "No space left on device",
