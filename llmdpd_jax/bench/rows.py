@@ -4,7 +4,6 @@ import dataclasses
 import importlib.metadata
 import json
 import math
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from rich.table import Table
 
 from llmdpd_jax.errors import UserError
+from llmdpd_jax.evaluation.results import check_target as check_target
 from llmdpd_jax.evaluation.results import write_atomically
 
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "transformers")
@@ -72,15 +72,6 @@ def row_table(rows: Sequence[Row]) -> Table:
     if rows:
         table.caption = f"{rows[0].threads} threads, {rows[0].device}"
     return table
-
-
-def check_target(path: Path) -> None:
-    """Raises UserError where a file cannot be made: known before the work, not after it."""
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; name a file")
-    existing = next(folder for folder in path.absolute().parents if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(f"{path}: {existing} is no folder that can be written to")
 
 
 def write_rows(path: Path, benchmark: str, rows: Sequence[Row]) -> None:

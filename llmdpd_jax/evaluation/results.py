@@ -7,6 +7,7 @@ episode. Means and intervals are computed from the rows (`aggregates.py`) and ne
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,6 +249,15 @@ def write_results(path: str | Path, results: Results) -> None:
     lines = ",\n".join("    " + json.dumps(row) for row in rows)
     text = json.dumps(head, indent=2).removesuffix("\n}") + f',\n  "rows": [\n{lines}\n  ]\n}}\n'
     write_atomically(path, text.encode("utf-8"))
+
+
+def check_target(path: Path) -> None:
+    """Raises UserError where a file cannot be made: known before the work, not after it."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file")
+    existing = next(folder for folder in path.absolute().parents if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"{path}: {existing} is no folder that can be written to")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
