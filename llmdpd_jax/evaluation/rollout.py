@@ -22,7 +22,7 @@ from llmdpd_jax.data.environments import find_reference
 from llmdpd_jax.data.normalise import normalise_trajectory
 from llmdpd_jax.data.sampler import sample_prompts
 from llmdpd_jax.data.store import load_split
-from llmdpd_jax.diffusion.guidance import Guidance
+from llmdpd_jax.diffusion.guidance import Guidance, check_guidance
 from llmdpd_jax.diffusion.samplers import Sampler, check_temperature, find_sampler, make_grid
 from llmdpd_jax.diffusion.schedules import make_schedule
 from llmdpd_jax.errors import UserError
@@ -149,16 +149,24 @@ def on_all(arguments: Any, mesh: Mesh | None) -> Any:
     return arguments if mesh is None else place(arguments, copied(mesh))
 
 
-def evaluation_family(manifest: Manifest) -> TaskFamily:
+def evaluation_family(manifest: Manifest, policy: Policy) -> TaskFamily:
     """The registered family to roll out in.
 
     Raises:
-      UserError: the manifest names none, has no test task, or misses what scoring needs.
+      UserError: the manifest names none, or one of other sizes than the policy's; it has no test task, or misses what
+        scoring needs.
     """
     if manifest.env is None:
         raise UserError(f'{manifest.where}: names no "env"; a sweep needs a registered task family')
     _check_tasks(manifest, "parameters", "reference", "descriptions")
-    return get_family(manifest.env)
+    family = get_family(manifest.env)
+    found, expected = (family.observation_size, family.action_size), (policy.observation_size, policy.action_size)
+    if found != expected:
+        raise UserError(
+            f'{manifest.where}: "env": observations and actions of {manifest.env!r} hold {found} numbers, the '
+            f"policy's {expected}; name the family that its data are of"
+        )
+    return family
 
 
 def _check_tasks(manifest: Manifest, *fields: str) -> None:
@@ -208,8 +216,8 @@ def evaluate(
       The results, and the test tasks' rollouts to draw, if a family says how.
 
     Raises:
-      UserError: nothing to evaluate in, data that do not fit the policy, an unknown sampler or backend, or too many
-        steps.
+      UserError: nothing to evaluate in, data that do not fit the policy, an unknown sampler or backend, too many steps,
+        or a weight that is not finite.
     """
     started = time.monotonic()
     if test_only:
@@ -218,7 +226,7 @@ def evaluate(
     settings = policy.config.evaluation
     backend = settings.backend if backend is None else backend
     if manifest.env is not None:
-        family = evaluation_family(manifest)
+        family = evaluation_family(manifest, policy)
         env = family.environment(backend)
     else:
         if backend:
@@ -243,6 +251,7 @@ def evaluate(
         make_grid(make_schedule(diffusion.schedule, diffusion.steps, diffusion.time_draw), steps)
     if guidance is None:
         guidance = Guidance(settings.text_guidance, settings.trajectory_guidance, settings.critic_guidance or None)
+    check_guidance(guidance)
 
     weighed = None if guidance == Guidance() else guidance
     mesh = data_mesh(devices)

@@ -14,11 +14,18 @@ import jax
 import jax.numpy as jnp
 
 from llmdpd_jax.agents.diffusion_ql import STUDENT
-from llmdpd_jax.diffusion.guidance import Guidance
+from llmdpd_jax.diffusion.guidance import Guidance, check_guidance
 from llmdpd_jax.diffusion.samplers import TABLES, find_sampler, make_grid, stack_tables, walk
 from llmdpd_jax.diffusion.schedules import make_schedule
 from llmdpd_jax.errors import UserError
-from llmdpd_jax.evaluation.results import RESULTS_FILE, Results, load_results, merge_results, write_results
+from llmdpd_jax.evaluation.results import (
+    RESULTS_FILE,
+    Results,
+    check_target,
+    load_results,
+    merge_results,
+    write_results,
+)
 from llmdpd_jax.evaluation.rollout import (
     ask,
     at_temperature,
@@ -60,7 +67,7 @@ def sweep(
       UserError: as `evaluate`; an empty list, or a sampler or number of steps that does not suit the policy.
     """
     started = time.monotonic()
-    family, settings = evaluation_family(manifest), policy.config.evaluation
+    family, settings = evaluation_family(manifest, policy), policy.config.evaluation
     episodes, temperature = settings.episodes if episodes is None else episodes, settings.temperature
     lists = {"samplers": samplers, "steps": steps, "text": text_guidance, "trajectory": trajectory_guidance}
     for name, values in lists.items():
@@ -72,7 +79,7 @@ def sweep(
     schedule = make_schedule(diffusion.schedule, diffusion.steps, diffusion.time_draw)
     ways = list(product(samplers, steps))
     tables = jax.tree.map(jnp.asarray, stack_tables([TABLES[name](make_grid(schedule, n)) for name, n in ways]))
-    guidances = [Guidance(*pair) for pair in product(text_guidance, trajectory_guidance)]
+    guidances = [check_guidance(Guidance(*pair)) for pair in product(text_guidance, trajectory_guidance)]
     plain = guidances == [Guidance()]
     stacked = jax.tree.map(lambda *each: jnp.array(each, jnp.float32), *guidances)
 
@@ -121,8 +128,9 @@ def sweep_runs(runs: Sequence[Path], out: Path, manifest: Path | None = None, **
       **how: as for `sweep`.
 
     Raises:
-      UserError: as `sweep`; a run is given twice, or the runs are of different families.
+      UserError: as `sweep`; a run is given twice, the runs are of different families, or `out` cannot be written to.
     """
+    check_target(out / RESULTS_FILE)
     policies = [load_policy(run) for run in runs]
     paths = [str(policy.checkpoint.path) for policy in policies]
     if len(set(paths)) < len(paths):

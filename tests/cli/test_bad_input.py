@@ -341,9 +341,28 @@ def test_evaluate(world, tiny_run, tmp_path, capfd):
     assert "6 is out of range" in refused(capfd, "evaluate", tiny_run, "--steps=6", out)
     assert "--devices: 99 of" in refused(capfd, "evaluate", tiny_run, "--devices=99", out)
     assert "temperature: -0.5 is out of range" in refused(capfd, "evaluate", tiny_run, "--temperature=-0.5", out)
+    assert "text_guidance: nan is out of range" in refused(capfd, "evaluate", tiny_run, "--text-guidance=nan", out)
+    assert "critic_guidance: inf is out of range" in refused(capfd, "evaluate", tiny_run, "--critic-guidance=inf", out)
     message = refused(capfd, "evaluate", tiny_run, "--backend=spring", out)
     assert "'point_robot' has no robot of Brax's, so it has no backend 'spring'" in message
     assert not (tmp_path / "out").exists()
+
+
+def test_an_environment_of_other_sizes(world, tiny_run, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(Policy, "read_descriptions", None)  # the LLM is not asked
+    path, manifest = tmp_path / "tasks.json", json.loads(world.manifest.read_text())
+    path.write_text(json.dumps(manifest | {"env": "cheetah_vel"}))
+    for command in ("evaluate", "sweep"):
+        message = refused(capfd, command, tiny_run, f"--manifest={path}", f"--out={tmp_path / 'out'}")
+        assert f"{path}: \"env\": observations and actions of 'cheetah_vel' hold (17, 6) numbers" in message
+        assert "the policy's (2, 2)" in message
+
+
+def test_a_folder_that_cannot_be_made(world, tiny_run, tmp_path, capfd):
+    """Where a file is in the way; a sweep says so before it starts."""
+    shutil.copy(world.manifest, tmp_path / "file")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert f"{tmp_path / 'file'} is no folder" in refused(capfd, "sweep", tiny_run, f"--out={out}")
 
 
 def test_export(world, tiny_run, tmp_path, capfd, monkeypatch):
@@ -368,6 +387,7 @@ def test_export(world, tiny_run, tmp_path, capfd, monkeypatch):
         (["--steps=6", *told], ["6 is out of range"]),
         (["--best-of=0", *told], ["the best of 0 actions"]),
         (["--temperature=nan", *told], ["temperature: nan is out of range"]),
+        (["--trajectory-guidance=nan", *told], ["trajectory_guidance: nan is out of range"]),
         ([f"--out={folder}", *told], [str(folder), "holds other things than an export"]),
         ([f"--out={file}", *told], [str(file), "is a file"]),
         (["--trajectory", tmp_path / "none.npz", *told], ["none.npz", "no such file"]),
