@@ -279,11 +279,16 @@ def evaluate(
             temperature=temperature,
         )
         rollouts = None
-    how = (sampler if sampler == STUDENT else f"{sampler}-{steps}") + (f", best of {best_of}" if best_of > 1 else "")
+    how = (sampler if sampler == STUDENT else f"{sampler}-{steps}") + of_draws(best_of)
     how += at_temperature(temperature) + of_chunk(policy, execute) + in_physics(backend)
     labels = {"sampler": how, "guidance": weights(guidance), "seed": policy.config.seed, "variant": variant}
     rows = given.rows(returns, success, **labels)
     return make_results(policy, manifest, rows, started), rollouts
+
+
+def of_draws(best_of: int) -> str:
+    """How many actions the critics choose from, as the sampler of a row of results names it; "" where they do not."""
+    return f", best of {best_of}" if best_of > 1 else ""
 
 
 def at_temperature(temperature: float) -> str:

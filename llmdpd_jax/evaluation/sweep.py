@@ -36,6 +36,7 @@ from llmdpd_jax.evaluation.rollout import (
     make_results,
     make_rollout,
     of_chunk,
+    of_draws,
     on_all,
     weights,
 )
@@ -61,7 +62,8 @@ def sweep(
     """Scores every combination on all tasks, as `evaluate` does, with the same starts, prompts and noise.
 
     Samplers are tables of coefficients and weights are arrays, so one compiled call holds them all; every combination
-    costs as many network calls as the longest. A policy that has a student is scored with it, too.
+    costs as many network calls as the longest. A policy that has a student is scored with it, too. Temperature, weight
+    of the critic and the best of how many actions are those of the policy's config (`evaluation`).
 
     Raises:
       UserError: as `evaluate`; an empty list, or a sampler or number of steps that does not suit the policy.
@@ -79,7 +81,9 @@ def sweep(
     schedule = make_schedule(diffusion.schedule, diffusion.steps, diffusion.time_draw)
     ways = list(product(samplers, steps))
     tables = jax.tree.map(jnp.asarray, stack_tables([TABLES[name](make_grid(schedule, n)) for name, n in ways]))
-    guidances = [check_guidance(Guidance(*pair)) for pair in product(text_guidance, trajectory_guidance)]
+    best_of, critic = settings.best_of, settings.critic_guidance or None
+    weighed = product(text_guidance, trajectory_guidance)
+    guidances = [check_guidance(Guidance(*pair, critic)) for pair in weighed]
     plain = guidances == [Guidance()]
     stacked = jax.tree.map(lambda *each: jnp.array(each, jnp.float32), *guidances)
 
@@ -96,7 +100,8 @@ def sweep(
             def sampler(denoise, grid, key, x, temperature):
                 return walk(table, denoise, key, x, temperature)
 
-            rollout = make_rollout(policy, env, family.horizon, sampler, None, temperature=temperature, mesh=mesh)
+            how = {"best_of": best_of, "temperature": temperature, "mesh": mesh}
+            rollout = make_rollout(policy, env, family.horizon, sampler, None, **how)
             return rollout(params, None if plain else guidance, *arguments)[0]
 
         return jax.vmap(lambda table: jax.vmap(partial(one, table))(guidances))(tables)
@@ -106,12 +111,12 @@ def sweep(
     rows = []
     for (sampler, n), of_way in zip(ways, returns, strict=True):
         for guidance, found in zip(guidances, of_way, strict=True):
-            how = f"{sampler}-{n}" + at_temperature(temperature) + of_chunk(policy) + in_physics(settings.backend)
+            how = f"{sampler}-{n}" + of_draws(best_of) + at_temperature(temperature)
+            how += of_chunk(policy) + in_physics(settings.backend)
             rows += given.rows(found, sampler=how, guidance=weights(guidance), seed=policy.config.seed)
     if STUDENT in policy.params:
-        student, _ = evaluate(
-            policy, manifest, episodes=episodes, sampler=STUDENT, guidance=Guidance(), seed=seed, progress=progress
-        )
+        alike = {"episodes": episodes, "seed": seed, "devices": devices, "progress": progress}
+        student, _ = evaluate(policy, manifest, sampler=STUDENT, guidance=Guidance(critic=critic), **alike)
         rows += student.rows
     return make_results(policy, manifest, rows, started)
 

@@ -31,6 +31,8 @@ def run(world):
         "agent__policy_improvement": "student",
         "agent__chunk": 2,
         "evaluation__temperature": 0.5,
+        "evaluation__best_of": 2,
+        "evaluation__critic_guidance": 0.5,
     }
     assert main(["train", *world.config(**changes), f"--out={out}"]) == 0
     return out
@@ -43,9 +45,9 @@ def test_each_combination_is_what_evaluate_gives(world, run):
     assert len({group_of(row) for row in swept.rows if row.split == "test"}) == 6 * (4 * 2 + 1)
     for name, steps, text in (("ddim", 3, 1.5), ("heun", 3, 1.0), ("ddim", 1, 1.0)):
         alone, _ = evaluate(
-            policy, manifest, episodes=2, sampler=name, steps=steps, guidance=Guidance(text, 0.5), progress=False
+            policy, manifest, episodes=2, sampler=name, steps=steps, guidance=Guidance(text, 0.5, 0.5), progress=False
         )
-        how = f"{name}-{steps}, temperature 0.5, 2 of 2 actions"
+        how = f"{name}-{steps}, best of 2, temperature 0.5, 2 of 2 actions"
         assert alone.rows[0].sampler == how
         found = {
             (r.task, r.prompt, r.wording): r for r in swept.rows if r.sampler == how and r.guidance["text"] == text
@@ -63,7 +65,8 @@ def test_from_the_command_line(world, run, tmp_path, capsys):
     assert "sweep.png" in capsys.readouterr().out
     rows = json.loads((out / "results.json").read_text())["rows"]
     ways = "ddim-1", "ddim-3", "student"
-    assert {row["sampler"] for row in rows} == {f"{way}, temperature 0.5, 2 of 2 actions" for way in ways}
+    assert {row["sampler"] for row in rows} == {f"{way}, best of 2, temperature 0.5, 2 of 2 actions" for way in ways}
+    assert {row["guidance"]["critic"] for row in rows} == {0.5}
     assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -124,3 +127,5 @@ def test_what_does_not_suit_the_policy(world, run):
         sweep(policy, manifest, steps=(9,))
     with pytest.raises(UserError, match="'midpoint' visits times off a grid"):
         sweep(policy, manifest, samplers=("midpoint",))
+    with pytest.raises(UserError, match="trajectory_guidance: nan is out of range"):
+        sweep(policy, manifest, trajectory_guidance=(1.0, float("nan")))
