@@ -429,7 +429,7 @@ def distill(options) -> None:
 def evaluate(options) -> None:
     """score a policy on train and unseen tasks; write results.json and report.html"""
     from llmdpd_jax.evaluation.figures import ROLLOUTS_FILE, write_rollouts
-    from llmdpd_jax.evaluation.results import RESULTS_FILE, write_results
+    from llmdpd_jax.evaluation.results import RESULTS_FILE, check_target, write_results
     from llmdpd_jax.evaluation.rollout import evaluate as run
     from llmdpd_jax.parallel import is_leader
     from llmdpd_jax.policy import load_policy
@@ -437,6 +437,8 @@ def evaluate(options) -> None:
     from llmdpd_jax.training.checkpoint import find
 
     policy = load_policy(options.run)
+    out = options.out or find(options.run)[0]
+    check_target(out / RESULTS_FILE)
     manifest = load_manifest(options.manifest or policy.config.data.manifest)
     results, rollouts = run(
         policy,
@@ -457,7 +459,6 @@ def evaluate(options) -> None:
     )
     if not is_leader():
         return
-    out = options.out or find(options.run)[0]
     write_results(out / RESULTS_FILE, results)
     if rollouts is None:
         (out / ROLLOUTS_FILE).unlink(missing_ok=True)  # of an earlier evaluation in another environment

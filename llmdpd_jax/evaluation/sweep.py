@@ -87,9 +87,10 @@ def sweep(
     plain = guidances == [Guidance()]
     stacked = jax.tree.map(lambda *each: jnp.array(each, jnp.float32), *guidances)
 
+    mesh = data_mesh(devices)
     given = ask(policy, manifest, episodes, seed, progress)
     parameters = family_parameters(family, given.tasks, manifest.where)
-    mesh = data_mesh(devices) if jax.device_count() > 1 else None
+    mesh = mesh if jax.device_count() > 1 else None
     env = family.environment(settings.backend)
 
     @partial(jax.jit, out_shardings=None if mesh is None else copied(mesh))

@@ -359,10 +359,11 @@ def test_an_environment_of_other_sizes(world, tiny_run, tmp_path, capfd, monkeyp
 
 
 def test_a_folder_that_cannot_be_made(world, tiny_run, tmp_path, capfd):
-    """Where a file is in the way; a sweep says so before it starts."""
+    """Where a file is in the way, which is said before anything starts."""
     shutil.copy(world.manifest, tmp_path / "file")
-    for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        assert f"{tmp_path / 'file'} is no folder" in refused(capfd, "sweep", tiny_run, f"--out={out}")
+    for command in ("sweep", "evaluate"):
+        for out in (tmp_path / "file", tmp_path / "file" / "below"):
+            assert f"{tmp_path / 'file'} is no folder" in refused(capfd, command, tiny_run, f"--out={out}")
 
 
 def test_export(world, tiny_run, tmp_path, capfd, monkeypatch):
