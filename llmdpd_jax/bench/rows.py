@@ -12,7 +12,6 @@ from pathlib import Path
 from rich.table import Table
 
 from llmdpd_jax.errors import UserError
-from llmdpd_jax.evaluation.results import check_target as check_target
 from llmdpd_jax.evaluation.results import write_atomically
 
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "transformers")

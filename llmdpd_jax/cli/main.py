@@ -256,8 +256,8 @@ def tasks(options) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from llmdpd_jax.bench.rows import check_target
     from llmdpd_jax.data.logs import collected
+    from llmdpd_jax.evaluation.results import check_target
     from llmdpd_jax.tasks.experts import load_expert
     from llmdpd_jax.tasks.family import SPLITS, family_names, get_family
     from llmdpd_jax.tasks.metaworld.clauses import CLAUSES
@@ -339,7 +339,7 @@ def collect(options) -> None:
 
 def expert(options) -> None:
     """train the expert that logs a family's data, where learning is the way to one"""
-    from llmdpd_jax.bench.rows import check_target
+    from llmdpd_jax.evaluation.results import check_target
     from llmdpd_jax.training.expert import train_expert
 
     out = options.out or Path("runs") / "experts" / f"{options.task or options.family}.safetensors"
@@ -559,7 +559,8 @@ def bench(options) -> None:
     from rich.console import Console
 
     from llmdpd_jax.bench.registry import Settings, run_benchmark
-    from llmdpd_jax.bench.rows import check_target, row_table, write_rows
+    from llmdpd_jax.bench.rows import row_table, write_rows
+    from llmdpd_jax.evaluation.results import check_target
 
     if options.json is not None:
         check_target(options.json)

@@ -5,8 +5,9 @@ import json
 import pytest
 from rich.console import Console
 
-from llmdpd_jax.bench.rows import Row, check_target, row_table, write_rows
+from llmdpd_jax.bench.rows import Row, row_table, write_rows
 from llmdpd_jax.errors import UserError
+from llmdpd_jax.evaluation.results import check_target
 
 WITH = Row("text/layer 10", 30.0, "prompts/s", 2, "a CPU", "transformers", 12.0, peak_fraction=0.75)
 WITHOUT = Row("text/layer 10, memory", 900.0, "MB", 2, "a CPU")
