@@ -323,7 +323,8 @@ def make_diffusion_ql(
 
     def values(params: dict, observation: Array, action: Array, context: Context) -> Array:
         """Q of every critic [ensemble, ...] for actions in the networks' units."""
-        return critic.apply({"params": params["critic"]}, observation, action, fused_context(model, context.full))
+        members = jax.tree.map(jnp.asarray, params["critic"])  # a custom gradient under vmap takes no NumPy arrays
+        return critic.apply({"params": members}, observation, action, fused_context(model, context.full))
 
     return DiffusionQL(init, loss, act, values)
 

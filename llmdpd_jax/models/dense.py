@@ -29,7 +29,7 @@ def _product(x: Array, kernel: Array, dimension_numbers, precision, preferred_el
 def _forward(x: CustomVJPPrimal, kernel: CustomVJPPrimal, *options) -> tuple[Array, tuple[Array | None, Array | None]]:
     # Each factor is what the other's gradient needs: no gradient is computed that nobody asks for.
     needed = x.value if kernel.perturbed else None, kernel.value if x.perturbed else None
-    return _product(x.value, kernel.value, *options), needed
+    return jax.lax.dot_general(x.value, kernel.value, *options), needed
 
 
 def _backward(
