@@ -373,9 +373,10 @@ class GymnasiumAgent:
 
     def _next_key(self) -> np.ndarray:
         """The key of the next call, as numbers: to make typed keys one by one takes as long as to act."""
-        block, place = divmod(self._calls, KEYS_AT_A_TIME)
+        place = self._calls % KEYS_AT_A_TIME
         if place == 0:
-            keys = jax.random.split(jax.random.fold_in(self._seed, block), KEYS_AT_A_TIME)
+            calls = self._calls + np.arange(KEYS_AT_A_TIME)
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(self._seed, calls)
             self._keys = np.asarray(jax.random.key_data(keys))
         self._calls += 1
         return self._keys[place]

@@ -88,7 +88,8 @@ class AttentionPool(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Array, mask: Array) -> Array:
-        scores = Dense(self.queries, name="scores")(tokens)
+        # No bias: what is added to all scores of a query changes no weight.
+        scores = Dense(self.queries, use_bias=False, name="scores")(tokens)
         scores = jnp.where(mask[..., None], scores, jnp.finfo(scores.dtype).min)
         weights = jax.nn.softmax(scores, axis=-2)
         values = DenseGeneral((self.queries, self.width // self.queries), name="values")(tokens)

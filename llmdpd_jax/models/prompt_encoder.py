@@ -181,7 +181,8 @@ class PromptEncoder(nn.Module):
         )
         self.trajectory_reader = TrajectoryReader(self.width, self.use_rewards, layers=self.trajectory_layers)
         self.null = self.param("null", nn.initializers.normal(0.1), (2, self.width))
-        self.confidence = Dense(1, name="confidence")
+        # No bias: what is added to both prompts' confidences changes no weight.
+        self.confidence = Dense(1, use_bias=False, name="confidence")
 
     def read_text(self, prompt: TextPrompt, key: Array | None = None) -> Array:
         """[..., L] -> [..., width]; with a key as in training."""

@@ -102,7 +102,7 @@ def test_masked_tokens_have_no_gradient_and_real_ones_have(layer, tokens):
 def test_attention_pool_by_hand(tokens):
     pool = AttentionPool(width=8, queries=2)
     params = random_params(pool, tokens, MASK, scale=1.0)
-    scores = np.asarray(tokens) @ params["scores"]["kernel"] + params["scores"]["bias"]  # [2, 5, queries]
+    scores = np.asarray(tokens) @ params["scores"]["kernel"]  # [2, 5, queries]
     values = np.einsum("bld,dqh->blqh", tokens, params["values"]["kernel"]) + params["values"]["bias"]
     pooled = np.zeros((2, 2, 4), np.float32)
     for b in range(2):

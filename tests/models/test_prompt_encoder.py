@@ -319,7 +319,7 @@ def test_fusion_by_hand():
     text, trajectory = np.array([0.5, -1.0, 2.0]), np.array([1.5, 0.2, -0.4])
     params = {
         "null": np.array([[0.1, 0.2, 0.3], [-0.3, 0.0, 0.6]]),
-        "confidence": {"kernel": np.array([[0.4], [0.0], [0.2]]), "bias": np.array([5.0])},
+        "confidence": {"kernel": np.array([[0.4], [0.0], [0.2]])},
     }
 
     def by_hand(vectors, penalties):
