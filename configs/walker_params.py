@@ -14,5 +14,5 @@ def get_config():
     # As for cheetah_vel.
     config.agent.cloning_weight = 0.1
     config.data.return_temperature = 0.2
-    config.train.steps = 24_000
+    config.train.steps = 36_000
     return config
