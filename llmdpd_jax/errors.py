@@ -32,6 +32,10 @@ class UserError(ValueError):
     """
 
 
+class FailedElsewhere(UserError):
+    """One of several processes that work as one has failed and told the others, so that all end as they would alone."""
+
+
 class ProcessLost(UserError):
     """One of several processes that work as one is gone; nothing that needs all of them can be ended properly.
 

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-from llmdpd_jax.errors import ProcessLost, UserError, out_of_memory, why_not_writable
+from llmdpd_jax.errors import FailedElsewhere, ProcessLost, UserError, out_of_memory, why_not_writable
 from llmdpd_jax.types import Array
 
 DATA = "data"
@@ -164,13 +164,41 @@ def is_leader() -> bool:
 
 
 @contextlib.contextmanager
+def failing_together(what: str) -> Iterator[None]:
+    """Where the block fails in one process, it ends in all, which otherwise would wait for each other in vain.
+
+    The block may hold `leader_first`, but nothing else that all processes have to come to.
+
+    Raises:
+      FailedElsewhere: it failed in another process.
+    """
+    try:
+        yield
+    except FailedElsewhere:
+        raise
+    except BaseException:
+        any_process(True)
+        raise
+    _go_on(what)
+
+
+@contextlib.contextmanager
 def leader_first(what: str) -> Iterator[None]:
-    """The leader goes through the block alone, then all others do and find what it left on disk."""
+    """The leader goes through the block alone, then all others do and find what it left on disk.
+
+    To be used within `failing_together`.
+    """
     if not is_leader():
-        wait_for_all(what)
+        _go_on(what)
     yield
     if is_leader():
-        wait_for_all(what)
+        _go_on(what)
+
+
+def _go_on(what: str) -> None:
+    """Returns when every process has come here, or to another such place; raises FailedElsewhere if one failed."""
+    if any_process(False):
+        raise FailedElsewhere(f"another process of this job failed ({what}); its own message says why")
 
 
 def wait_for_all(what: str) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -9,8 +11,11 @@ import pytest
 
 from llmdpd_jax import load_policy
 from llmdpd_jax.cli.main import main
+from llmdpd_jax.evaluation import rollout
 from llmdpd_jax.evaluation.results import PROMPTS, load_results
-from llmdpd_jax.tasks.manifest import load_manifest
+from llmdpd_jax.tasks.manifest import load_manifest, save_manifest
+
+TOLD_IN_WORDS = ("text", "text+trajectory")
 
 
 def test_evaluate_and_report(world, tiny_run, tmp_path, capsys):
@@ -38,6 +43,45 @@ def test_evaluate_and_report(world, tiny_run, tmp_path, capsys):
     merged = load_results(tmp_path / "both")
     assert len(merged.rows) == 2 * len(results.rows) and {row.seed for row in merged.rows} == {0, 1}
     assert "2 seeds" in capsys.readouterr().out and (tmp_path / "both" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("without", ["one", "all test"])
+def test_tasks_without_held_out_wordings_have_no_such_rows(world, tiny_run, tmp_path, without):
+    """Of the others nothing changes."""
+    manifest = load_manifest(world.manifest)
+    tasks = {task.name: task for task in manifest.tasks}
+    silent = [name for name, task in tasks.items() if task.split == "test"][: 1 if without == "one" else None]
+    changed = [replace(task, held_out_descriptions=()) if name in silent else task for name, task in tasks.items()]
+    path = save_manifest(replace(manifest, tasks=tuple(changed)), tmp_path / "tasks.json").path
+    assert main(["evaluate", str(tiny_run), f"--manifest={path}", f"--out={tmp_path / 'some'}"]) == 0
+    assert main(["evaluate", str(tiny_run), f"--out={tmp_path / 'all'}"]) == 0
+    some, rows = (
+        {(row.task, row.prompt, row.wording): row.returns for row in load_results(tmp_path / name).rows}
+        for name in ("some", "all")
+    )
+    assert set(rows) - set(some) == {(name, prompt, "held_out") for name in silent for prompt in TOLD_IN_WORDS}
+    for where, returns in some.items():
+        np.testing.assert_allclose(returns, rows[where], atol=1e-3)
+
+
+def test_results_name_the_commit_of_this_code_alone(tmp_path, monkeypatch):
+    """Not that of a checkout of something else, below which it is installed."""
+
+    def git(*arguments):
+        author = ("-c", "user.name=someone", "-c", "user.email=someone@example.org")
+        command = ["git", "-C", str(tmp_path), *author, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    (tmp_path / "rollout.py").touch()
+    (tmp_path / "own.py").touch()
+    git("init")
+    git("add", "own.py")
+    git("commit", "-m", "their own")
+    monkeypatch.setattr(rollout, "__file__", str(tmp_path / "rollout.py"))
+    assert rollout.git_commit() == ""
+    git("add", "rollout.py")
+    git("commit", "-m", "a checkout of this code")
+    assert rollout.git_commit() == git("rev-parse", "--short=12", "HEAD")
 
 
 def test_evaluation_repeats_itself(world, tiny_run, tmp_path):

@@ -34,6 +34,8 @@ def embed(options) -> None:
     only_for |= {
         "--batch-tokens": (options.batch_tokens, ("--manifest", "--file")),
         "--yes": (options.yes, ("--clear",)),
+        "--source": (options.source, ("--fetch", "--clear", "--manifest", "--file")),
+        "--layer": (options.layer, ("--clear", "--manifest", "--file")),
     }
     for name, (given, places) in only_for.items():
         if given and asked[0] not in places:

@@ -431,15 +431,16 @@ def evaluate(options) -> None:
     from llmdpd_jax.evaluation.figures import ROLLOUTS_FILE, write_rollouts
     from llmdpd_jax.evaluation.results import RESULTS_FILE, check_target, write_results
     from llmdpd_jax.evaluation.rollout import evaluate as run
-    from llmdpd_jax.parallel import is_leader
+    from llmdpd_jax.parallel import failing_together, is_leader
     from llmdpd_jax.policy import load_policy
     from llmdpd_jax.tasks.manifest import load_manifest
     from llmdpd_jax.training.checkpoint import find
 
-    policy = load_policy(options.run)
-    out = options.out or find(options.run)[0]
-    check_target(out / RESULTS_FILE)
-    manifest = load_manifest(options.manifest or policy.config.data.manifest)
+    with failing_together("loading the policy"):
+        policy = load_policy(options.run)
+        out = options.out or find(options.run)[0]
+        check_target(out / RESULTS_FILE)
+        manifest = load_manifest(options.manifest or policy.config.data.manifest)
     results, rollouts = run(
         policy,
         manifest,

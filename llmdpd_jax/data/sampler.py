@@ -91,16 +91,15 @@ def sample_prompts(
 
     T is `prompt_length`. Of a longer episode the prompt is a window of random start; a shorter one is followed by
     padding: mask False, values 0.
+
+    Of a store of NumPy arrays, no more than the episodes drawn is put on the device.
     """
-
-    store = jax.tree.map(jnp.asarray, store)
-
-    def sample_prompt(key: Array, task_id: Array) -> TrajectoryPrompt:
-        episode_key, window_key = jax.random.split(key)
-        place = _prompt_place(episode_key, store.task_counts[task_id], share)
-        return _window(store, window_key, store.task_episodes[task_id, place], prompt_length)
-
-    return jax.vmap(sample_prompt)(jax.random.split(key, len(task_ids)), task_ids)
+    keys = jax.vmap(jax.random.split)(jax.random.split(key, len(task_ids)))  # [K, 2]
+    place = jax.vmap(_prompt_place, (0, 0, None))(keys[:, 0], store.task_counts[task_ids], share)
+    drawn = store.task_episodes[task_ids, place]
+    read = ("observations", "actions", "rewards", "lengths")
+    few = store.replace(**{name: jnp.asarray(getattr(store, name)[drawn]) for name in read})
+    return jax.vmap(lambda key, episode: _window(few, key, episode, prompt_length))(keys[:, 1], jnp.arange(len(drawn)))
 
 
 def _window(store: Store, key: Array, episode: Array, length: int) -> TrajectoryPrompt:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 from llmdpd_jax.data.d4rl import read_d4rl
 from llmdpd_jax.data.episodes import Episodes
 from llmdpd_jax.data.minari_io import read_episodes
+from llmdpd_jax.data.moments import Moments, measure, merge
 from llmdpd_jax.data.progress import progress_bar
 from llmdpd_jax.data.weighting import return_weights
 from llmdpd_jax.errors import UserError
@@ -97,17 +99,17 @@ def statistics(data: SplitData) -> Statistics:
     """
     if data.split.split != "train":
         raise UserError(f"{data.split.where}: statistics come from the train split only, not from {data.split.split!r}")
-    store = data.store
-    steps = np.arange(store.observations.shape[1])
-    lengths = np.asarray(store.lengths)[:, None]
-    observations = np.asarray(store.observations)[steps <= lengths].astype(np.float64)
-    rewards = np.asarray(store.rewards)[steps[:-1] < lengths].astype(np.float64)
-
+    observed, rewarded = _moments(data.store.observations, data.lengths + 1), _moments(data.store.rewards, data.lengths)
     return make_statistics(
-        (observations.mean(axis=0), observations.std(axis=0)),
-        (rewards.mean(), rewards.std()),
-        (data.action_low, data.action_high),
+        (observed.mean, observed.std), (rewarded.mean, rewarded.std), (data.action_low, data.action_high)
     )
+
+
+def _moments(values: np.ndarray, lengths: np.ndarray, at_a_time: int = 1000) -> Moments:
+    """Of the first steps [E] of each episode [E, T, ...]; some episodes at a time, since copies of all are large."""
+    steps = np.arange(values.shape[1])
+    blocks = [slice(first, first + at_a_time) for first in range(0, len(values), at_a_time)]
+    return reduce(merge, (measure(values[block][steps < lengths[block, None]]) for block in blocks))
 
 
 def make_statistics(
@@ -137,9 +139,10 @@ def build_store(tasks: Sequence[Episodes]) -> Store:
 
     def stack(name: str, extra: int) -> np.ndarray:
         arrays = [getattr(episodes, name) for episodes in tasks]
-        return np.concatenate(
-            [np.pad(a, [(0, 0), (0, time + extra - a.shape[1]), *[(0, 0)] * (a.ndim - 2)]) for a in arrays]
-        )
+        stacked = np.zeros((sum(counts), time + extra, *arrays[0].shape[2:]), arrays[0].dtype)
+        for array, end in zip(arrays, np.cumsum(counts), strict=True):
+            stacked[end - len(array) : end, : array.shape[1]] = array
+        return stacked
 
     rewards, lengths = stack("rewards", 0), np.concatenate([episodes.lengths for episodes in tasks])
     task_id = np.repeat(np.arange(len(tasks), dtype=np.int32), counts)

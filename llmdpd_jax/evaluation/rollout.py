@@ -29,7 +29,7 @@ from llmdpd_jax.errors import UserError
 from llmdpd_jax.evaluation.figures import Rollouts
 from llmdpd_jax.evaluation.gymnasium_rollout import UNKNOWN, recover_environments, roll_out_in_gymnasium
 from llmdpd_jax.evaluation.results import PROMPTS, SPLITS, Results, Row
-from llmdpd_jax.parallel import DATA, copied, data_mesh, place
+from llmdpd_jax.parallel import DATA, copied, data_mesh, failing_together, place
 from llmdpd_jax.policy import Policy
 from llmdpd_jax.tasks.environment import TaskEnv
 from llmdpd_jax.tasks.family import PlaneView, TaskFamily, TimeView, get_family
@@ -337,19 +337,26 @@ class Given:
             )
             for m, setting in enumerate(self.settings)
             for n, task in enumerate(self.tasks)
+            if setting.wording == "seen" or task.held_out_descriptions
         ]
 
 
+@failing_together("preparing prompts")
 def ask(policy: Policy, manifest: Manifest, episodes: int, seed: int, progress: bool) -> Given:
     """What a policy is asked to do: all tasks, told nothing, by text (seen and held-out wordings), trajectory, both."""
     key_prompts, key_rollout = jax.random.split(jax.random.key(seed))
     tasks = [task for split in SPLITS for task in manifest.tasks if task.split == split]
     settings = [Setting(prompt, "seen") for prompt in PROMPTS]
-    if all(task.held_out_descriptions for task in tasks):
+    if any(task.held_out_descriptions for task in tasks):
         settings += [Setting(s.prompt, "held_out") for s in settings if s.has_text]
+    told = {"seen": [list(task.descriptions) for task in tasks]}
+    # A task without held-out wordings is told a seen one; it has no row of those settings.
+    told["held_out"] = [
+        list(task.held_out_descriptions) or seen for task, seen in zip(tasks, told["seen"], strict=True)
+    ]
     texts = {
-        wording: _text_vectors(policy, [list(getattr(task, field)) for task in tasks], episodes, progress)
-        for wording, field in (("seen", "descriptions"), ("held_out", "held_out_descriptions"))
+        wording: _text_vectors(policy, descriptions, episodes, progress)
+        for wording, descriptions in told.items()
         if any(s.wording == wording for s in settings)
     }
     prompts = (
@@ -371,7 +378,7 @@ def make_results(policy: Policy, manifest: Manifest, rows: Sequence[Row], starte
     return Results(
         family=manifest.family,
         checkpoint=str(policy.checkpoint.path),
-        git=_git_commit(),
+        git=git_commit(),
         config_hash=hashlib.sha256(to_json(policy.config).encode()).hexdigest()[:16],
         device=jax.devices()[0].device_kind,
         wall_s=round(time.monotonic() - started, 3),
@@ -408,7 +415,7 @@ def _trajectory_prompts(
         if found != expected:
             raise UserError(f"{manifest.where}: observations and actions hold {found} numbers, the policy's {expected}")
         count, settings = len(data.split.tasks), policy.config.data
-        numbers = jnp.repeat(jnp.arange(count), episodes)
+        numbers = np.repeat(np.arange(count), episodes)
         drawn = sample_prompts(data.store, key_split, numbers, settings.prompt_length, settings.prompt_share)
         prompts.append(jax.tree.map(lambda x, n=count: x.reshape(n, episodes, *x.shape[1:]), drawn))
     prompt = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *prompts)
@@ -471,10 +478,18 @@ def _stack_padded(rows: list[np.ndarray]) -> np.ndarray:
     return padded
 
 
-def _git_commit() -> str:
-    """Commit of the checkout this code runs from, with "-dirty" when it differs; empty outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
+def git_commit() -> str:
+    """Commit of the checkout this code runs from, with "-dirty" when it differs; empty outside a checkout.
+
+    What is installed below a checkout of something else, as in its virtual environment, is no part of that.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("describe", "--always", "--dirty", "--abbrev=12")
     except (OSError, subprocess.SubprocessError):
         return ""

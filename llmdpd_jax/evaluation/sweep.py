@@ -40,7 +40,7 @@ from llmdpd_jax.evaluation.rollout import (
     on_all,
     weights,
 )
-from llmdpd_jax.parallel import copied, data_mesh, is_leader, wait_for_all
+from llmdpd_jax.parallel import copied, data_mesh, failing_together, is_leader, wait_for_all
 from llmdpd_jax.policy import Policy, load_policy
 from llmdpd_jax.tasks.manifest import Manifest, load_manifest
 from llmdpd_jax.training.checkpoint import digest
@@ -136,8 +136,9 @@ def sweep_runs(runs: Sequence[Path], out: Path, manifest: Path | None = None, **
     Raises:
       UserError: as `sweep`; a run is given twice, the runs are of different families, or `out` cannot be written to.
     """
-    check_target(out / RESULTS_FILE)
-    policies = [load_policy(run) for run in runs]
+    with failing_together("loading the policies"):
+        check_target(out / RESULTS_FILE)
+        policies = [load_policy(run) for run in runs]
     paths = [str(policy.checkpoint.path) for policy in policies]
     if len(set(paths)) < len(paths):
         raise UserError(f"sweep: {max(paths, key=paths.count)} is given twice")

@@ -28,6 +28,7 @@ from llmdpd_jax.parallel import (
     copied,
     data_mesh,
     divided,
+    failing_together,
     is_leader,
     place,
     wait_for_all,
@@ -112,7 +113,7 @@ def train_together(run: Path, runs: dict[Path, Any], now: dict[Path, Any], mesh:
       now: those that are trained.
     """
     config = next(iter(now.values()))
-    with memory_for_preparation():
+    with memory_for_preparation(), failing_together("preparing"):
         given = prepare(config)
         if not given.llm_is_divided:  # else all devices work on the same groups
             check_devices(config, mesh)

@@ -140,6 +140,8 @@ def test_wrong_options(run, llm, tmp_path):
         (): "give one of --fetch, --list, --clear, --manifest, --file; found none",
         ("--list", "--clear"): "found --list and --clear",
         ("--list", "--yes"): "--yes goes with --clear, not with --list",
+        ("--list", "--source=minilm"): "--source goes with --fetch or --clear or --manifest or --file, not with --list",
+        ("--fetch", "--layer=3"): "--layer goes with --clear or --manifest or --file, not with --fetch",
         ("--clear", "--out=x.safetensors"): "--out goes with --manifest or --file",
         ("--clear", "--all", f"--source={llm}"): "leave out --source and --layer",
         (f"--file={tmp_path}/none",): "none: cannot be read (No such file or directory)",

@@ -17,15 +17,19 @@ from llmdpd_jax.training.metrics import read_metrics
 pytestmark = pytest.mark.slow
 
 
-def start(world, environment, count, *arguments):
-    """A job of `count` processes on this machine, that reach each other over loopback."""
+def start(world, environment, count, *arguments, each=None):
+    """A job of `count` processes on this machine, that reach each other over loopback; `each` with more arguments."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     environment = environment | world.environment() | {"JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "llmdpd_jax", *arguments, f"--coordinator={address}", f"--num-processes={count}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return [subprocess.Popen([*command, f"--process-id={i}"], env=environment, **pipes) for i in range(count)]
+    each = each or [[]] * count
+    return [
+        subprocess.Popen([*command, *more, f"--process-id={i}"], env=environment, **pipes)
+        for i, more in enumerate(each)
+    ]
 
 
 def finish(job, timeout=300):
@@ -95,6 +99,20 @@ def test_a_killed_process_costs_the_updates_since_the_last_checkpoint(world, tmp
     finish(start(world, subprocess_environment, 2, "train", f"--resume={run}"))
     np.testing.assert_array_equal(read_metrics(run / "metrics.csv")["step"], np.arange(every, 401, every))
     assert checkpoint.find(run)[1] == 400
+
+
+def test_what_one_process_cannot_read_ends_all(world, alone, tmp_path, subprocess_environment):
+    """The leader or another finds no manifest: the other says so at once, not after a time-out."""
+    missing = tmp_path / "missing.json"
+    train = ["train", *world.config(), f"--out={tmp_path / 'run'}"], f"--config.data.manifest={missing}"
+    evaluate = ["evaluate", str(alone), f"--out={tmp_path / 'scores'}"], f"--manifest={missing}"
+    for (common, fault), broken in ((train, 0), (train, 1), (evaluate, 1)):
+        each = [[fault] if i == broken else [] for i in range(2)]
+        job = start(world, subprocess_environment, 2, *common, each=each)
+        outputs = [process.communicate(timeout=120)[0] for process in job]
+        assert [process.returncode for process in job] == [2, 2], outputs
+        assert f"error: {missing}" in outputs[broken]
+        assert "another process of this job failed" in outputs[1 - broken] and "Traceback" not in "".join(outputs)
 
 
 def test_a_coordinator_alone_is_refused(capsys):
