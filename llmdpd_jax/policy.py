@@ -314,7 +314,7 @@ class Policy:
 
         Args:
           context: from `prompt`.
-          seed: of the noise; calls draw fresh noise in turn.
+          seed: of the noise; the i-th time that the policy is asked, its key is `fold_in(key(seed), i)`.
           execute: as for `steps_per_call`.
           **options: as for `act`.
 

@@ -20,6 +20,19 @@ def test_each_key_draws_as_if_it_were_alone():
     assert set(np.ravel(whole)) == {1, 2, 3} and not np.array_equal(whole[0], whole[1])
 
 
+@pytest.mark.parametrize("count", [1, 3, 7, 2**31 - 1])
+def test_random_bits_as_whole_numbers_below_a_count(count):
+    bits = np.random.default_rng(0).integers(0, 2**32, 6000, np.uint32)
+    found = np.asarray(draws.below(bits, count))
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, bits.astype(np.int64) % count)
+    if count < 10:
+        expected = len(bits) / count
+        assert ((np.bincount(found, minlength=count) - expected) ** 2 / expected).sum() < 22, "chi-square, p = 0.001"
+    each = draws.below(bits[:2], np.array([2, 5]))
+    np.testing.assert_array_equal(each, [bits[0] % 2, bits[1] % 5])
+
+
 def test_split_keys_are_those_of_each_key():
     first, second = draws.split(KEYS, 2)
     for i, key in enumerate(KEYS):

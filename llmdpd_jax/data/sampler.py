@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llmdpd_jax.draws import below
 from llmdpd_jax.types import Array, Batch, Store, TrajectoryPrompt
 
 
@@ -45,16 +46,16 @@ def sample_batch(store: Store, keys: Array, sizes: BatchSizes) -> Batch:
 
 def _sample_group(store: Store, key: Array, sizes: BatchSizes) -> Batch:
     """One group of a batch: without the leading axis G."""
-    task_key, prompt_key, window_key, step_key = jax.random.split(key, 4)
-    task_id = jax.random.randint(task_key, (), 0, store.task_counts.shape[0])
+    bits = jax.random.bits(key, (3 + sizes.group_size,))
+    task_id = below(bits[0], store.task_counts.shape[0])
     count = store.task_counts[task_id]
-    prompt_place = _prompt_place(prompt_key, count, sizes.prompt_share)
+    prompt_place = below(bits[1], prompt_count(count, sizes.prompt_share))
     row = store.task_episodes[task_id]  # [M]
     place = jnp.arange(len(row))
     usable = (place < count) & (place != prompt_place)
     starts = store.lengths[row] - (sizes.chunk - 1)
     ends = jnp.cumsum(jnp.where(usable, starts, 0))  # [M] starts up to and with an episode
-    draw = jax.random.randint(step_key, (sizes.group_size,), 0, ends[-1])  # [S] of the task's usable starts
+    draw = below(bits[3:], ends[-1])  # [S] of the task's usable starts
     chosen = jnp.searchsorted(ends, draw, side="right", method="scan")
     step = draw - jnp.where(chosen > 0, ends[jnp.maximum(chosen - 1, 0)], 0)
     episode = row[chosen]
@@ -67,7 +68,7 @@ def _sample_group(store: Store, key: Array, sizes: BatchSizes) -> Batch:
         next_observations=store.observations[episode, step + sizes.chunk],
         terminations=jnp.any(store.terminations[steps], axis=-1),
         task_id=task_id,
-        prompt=_window(store, window_key, row[prompt_place], sizes.prompt_length),
+        prompt=_window(store, bits[2], row[prompt_place], sizes.prompt_length),
         weights=None if store.weights is None else store.weights[episode],
     )
 
@@ -75,11 +76,6 @@ def _sample_group(store: Store, key: Array, sizes: BatchSizes) -> Batch:
 def prompt_count(count: Array, share: float) -> Array:
     """How many of a task's episodes prompts are drawn from, at least one. int32 [...], of counts [...]."""
     return jnp.maximum(jnp.round(count * share), 1).astype(jnp.int32)
-
-
-def _prompt_place(key: Array, count: Array, share: float) -> Array:
-    """The place of a prompt's episode in its task's row, where the best are first."""
-    return jax.random.randint(key, (), 0, prompt_count(count, share))
 
 
 def sample_prompts(
@@ -94,18 +90,18 @@ def sample_prompts(
 
     Of a store of NumPy arrays, no more than the episodes drawn is put on the device.
     """
-    keys = jax.vmap(jax.random.split)(jax.random.split(key, len(task_ids)))  # [K, 2]
-    place = jax.vmap(_prompt_place, (0, 0, None))(keys[:, 0], store.task_counts[task_ids], share)
+    bits = jax.random.bits(key, (2, len(task_ids)))
+    place = below(bits[0], prompt_count(store.task_counts[task_ids], share))
     drawn = store.task_episodes[task_ids, place]
     read = ("observations", "actions", "rewards", "lengths")
     few = store.replace(**{name: jnp.asarray(getattr(store, name)[drawn]) for name in read})
-    return jax.vmap(lambda key, episode: _window(few, key, episode, prompt_length))(keys[:, 1], jnp.arange(len(drawn)))
+    return jax.vmap(lambda bits, episode: _window(few, bits, episode, prompt_length))(bits[1], jnp.arange(len(drawn)))
 
 
-def _window(store: Store, key: Array, episode: Array, length: int) -> TrajectoryPrompt:
-    """A window of an episode."""
+def _window(store: Store, bits: Array, episode: Array, length: int) -> TrajectoryPrompt:
+    """A window of an episode, of random start."""
     have = store.lengths[episode]
-    start = jax.random.randint(key, (), 0, jnp.maximum(have - length, 0) + 1)
+    start = below(bits, jnp.maximum(have - length, 0) + 1)
     step = start + jnp.arange(length)  # [T]
     mask = step < have
     step = jnp.where(mask, step, 0)

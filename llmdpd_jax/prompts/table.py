@@ -8,6 +8,7 @@ import numpy as np
 from flax import struct
 
 from llmdpd_jax.data.store import task_rows
+from llmdpd_jax.draws import below
 from llmdpd_jax.prompts.text import pad_and_stack
 from llmdpd_jax.types import Array, LLMInput, TextPrompt, TextStatistics
 
@@ -131,7 +132,7 @@ def normalise_text(statistics: TextStatistics, prompt: TextPrompt) -> TextPrompt
 
 def sample_text(table: TextTable, keys: Array, task_id: Array) -> TextPrompt:
     """One description per task, drawn uniformly with a key for each. task_id int [G] -> prompts [G, L, ...]."""
-    column = jax.vmap(lambda key, count: jax.random.randint(key, (), 0, count))(keys, table.counts[task_id])
+    column = below(jax.vmap(jax.random.bits)(keys), table.counts[task_id])
     description = table.rows[task_id, column]
     row = table.state_rows[description]
     return TextPrompt(

@@ -117,6 +117,15 @@ def test_prompt_windows(batch):
     assert chi_square(np.bincount(start[ALL_LENGTHS[episode] == 7]), [1 / 4] * 4) < 4
 
 
+def test_prompts_are_drawn_from_data_that_no_memory_has_room_for(store):
+    """What is not drawn stays where it is: here 10^11 times the first episode, as a view of it."""
+    names = ("observations", "actions", "rewards", "lengths")
+    first = {name: np.asarray(getattr(store, name)[0]) for name in names}
+    vast = store.replace(**{name: np.broadcast_to(array, (10**11, *array.shape)) for name, array in first.items()})
+    episode, _ = check_windows(sample_prompts(vast, jax.random.key(8), np.array([0, 1, 2]), 4), 4)
+    assert episode.tolist() == [0, 0, 0]
+
+
 def test_prompts_longer_than_every_episode(store):
     prompt = draw_prompts(store, jax.random.key(1), jnp.arange(3), 12)
     assert prompt.mask.shape == (3, 12)
