@@ -6,6 +6,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from llmdpd_jax.errors import UserError
 from llmdpd_jax.models.dense import Dense, DenseGeneral, product
@@ -54,8 +55,11 @@ def activation(name: str) -> Callable[[Array], Array]:
 
 def step_embedding(k: Array, size: int) -> Array:
     """Sinusoidal embedding of a diffusion step (Vaswani et al. 2017): [...] -> [..., size]."""
-    angles = k[..., None] * jnp.exp(-jnp.log(10_000.0) * jnp.arange(size // 2) / (size // 2 - 1))
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    # NumPy's: where the step is known, too, compilers can work out the embedding, and what a layer makes of it.
+    frequencies = np.exp(-np.log(10_000.0) * np.arange(size // 2) / (size // 2 - 1)).astype(np.float32)
+    angles = k[..., None] * np.tile(frequencies, 2)
+    # Not concatenated: XLA would split a layer's product with the whole into two.
+    return jnp.where(np.arange(size) < size // 2, jnp.sin(angles), jnp.cos(angles))
 
 
 class MLP(nn.Module):
