@@ -41,7 +41,12 @@ def bernoulli(key: Array, probability: float | Array, shape: tuple[int, ...]) ->
 
 def integers(key: Array, shape: tuple[int, ...], least: int, beyond: int) -> Array:
     """Whole numbers from `least` up to and without `beyond`; the first axes of the shape are those of the keys."""
-    return least + below(_each(jax.random.bits, key, shape), beyond - least)
+    return least + below(bits(key, shape), beyond - least)
+
+
+def bits(key: Array, shape: tuple[int, ...]) -> Array:
+    """Random bits, uint32 in double precision, too, of the given shape, whose first axes are those of the keys."""
+    return _each(lambda one, rest: jax.random.bits(one, rest, jnp.uint32), key, shape)
 
 
 def below(bits: Array, count: int | Array) -> Array:

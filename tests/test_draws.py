@@ -33,6 +33,14 @@ def test_random_bits_as_whole_numbers_below_a_count(count):
     np.testing.assert_array_equal(each, [bits[0] % 2, bits[1] % 5])
 
 
+def test_bits_are_those_of_single_precision_in_double_precision():
+    """jax.random.bits would draw uint64."""
+    with jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64():
+        drawn, numbers = draws.bits(KEYS, (4, 5)), draws.integers(KEYS, (4, 5), 1, 4)
+    np.testing.assert_array_equal(drawn, draws.bits(KEYS, (4, 5)))
+    np.testing.assert_array_equal(numbers, draws.integers(KEYS, (4, 5), 1, 4))
+
+
 def test_split_keys_are_those_of_each_key():
     first, second = draws.split(KEYS, 2)
     for i, key in enumerate(KEYS):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmdpd_jax.draws import below
+from llmdpd_jax import draws
 from llmdpd_jax.types import Array, Batch, Store, TrajectoryPrompt
 
 
@@ -46,16 +46,16 @@ def sample_batch(store: Store, keys: Array, sizes: BatchSizes) -> Batch:
 
 def _sample_group(store: Store, key: Array, sizes: BatchSizes) -> Batch:
     """One group of a batch: without the leading axis G."""
-    bits = jax.random.bits(key, (3 + sizes.group_size,))
-    task_id = below(bits[0], store.task_counts.shape[0])
+    bits = draws.bits(key, (3 + sizes.group_size,))
+    task_id = draws.below(bits[0], store.task_counts.shape[0])
     count = store.task_counts[task_id]
-    prompt_place = below(bits[1], prompt_count(count, sizes.prompt_share))
+    prompt_place = draws.below(bits[1], prompt_count(count, sizes.prompt_share))
     row = store.task_episodes[task_id]  # [M]
     place = jnp.arange(len(row))
     usable = (place < count) & (place != prompt_place)
     starts = store.lengths[row] - (sizes.chunk - 1)
     ends = jnp.cumsum(jnp.where(usable, starts, 0))  # [M] starts up to and with an episode
-    draw = below(bits[3:], ends[-1])  # [S] of the task's usable starts
+    draw = draws.below(bits[3:], ends[-1])  # [S] of the task's usable starts
     chosen = jnp.searchsorted(ends, draw, side="right", method="scan")
     step = draw - jnp.where(chosen > 0, ends[jnp.maximum(chosen - 1, 0)], 0)
     episode = row[chosen]
@@ -90,8 +90,8 @@ def sample_prompts(
 
     Of a store of NumPy arrays, no more than the episodes drawn is put on the device.
     """
-    bits = jax.random.bits(key, (2, len(task_ids)))
-    place = below(bits[0], prompt_count(store.task_counts[task_ids], share))
+    bits = draws.bits(key, (2, len(task_ids)))
+    place = draws.below(bits[0], prompt_count(store.task_counts[task_ids], share))
     drawn = store.task_episodes[task_ids, place]
     read = ("observations", "actions", "rewards", "lengths")
     few = store.replace(**{name: jnp.asarray(getattr(store, name)[drawn]) for name in read})
@@ -101,7 +101,7 @@ def sample_prompts(
 def _window(store: Store, bits: Array, episode: Array, length: int) -> TrajectoryPrompt:
     """A window of an episode, of random start."""
     have = store.lengths[episode]
-    start = below(bits, jnp.maximum(have - length, 0) + 1)
+    start = draws.below(bits, jnp.maximum(have - length, 0) + 1)
     step = start + jnp.arange(length)  # [T]
     mask = step < have
     step = jnp.where(mask, step, 0)

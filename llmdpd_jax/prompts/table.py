@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from llmdpd_jax import draws
 from llmdpd_jax.data.store import task_rows
-from llmdpd_jax.draws import below
 from llmdpd_jax.prompts.text import pad_and_stack
 from llmdpd_jax.types import Array, LLMInput, TextPrompt, TextStatistics
 
@@ -132,7 +132,7 @@ def normalise_text(statistics: TextStatistics, prompt: TextPrompt) -> TextPrompt
 
 def sample_text(table: TextTable, keys: Array, task_id: Array) -> TextPrompt:
     """One description per task, drawn uniformly with a key for each. task_id int [G] -> prompts [G, L, ...]."""
-    column = below(jax.vmap(jax.random.bits)(keys), table.counts[task_id])
+    column = draws.below(draws.bits(keys, task_id.shape), table.counts[task_id])
     description = table.rows[task_id, column]
     row = table.state_rows[description]
     return TextPrompt(
