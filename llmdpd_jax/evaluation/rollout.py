@@ -349,11 +349,11 @@ def ask(policy: Policy, manifest: Manifest, episodes: int, seed: int, progress: 
     settings = [Setting(prompt, "seen") for prompt in PROMPTS]
     if any(task.held_out_descriptions for task in tasks):
         settings += [Setting(s.prompt, "held_out") for s in settings if s.has_text]
-    told = {"seen": [list(task.descriptions) for task in tasks]}
-    # A task without held-out wordings is told a seen one; it has no row of those settings.
-    told["held_out"] = [
-        list(task.held_out_descriptions) or seen for task, seen in zip(tasks, told["seen"], strict=True)
-    ]
+    told = {
+        "seen": [list(task.descriptions) for task in tasks],
+        # A task without held-out wordings is told seen ones, and has no row of those settings.
+        "held_out": [list(task.held_out_descriptions or task.descriptions) for task in tasks],
+    }
     texts = {
         wording: _text_vectors(policy, descriptions, episodes, progress)
         for wording, descriptions in told.items()

@@ -74,6 +74,18 @@ def test_statistics_by_hand(written):
     assert found.action_low.tolist() == [-1, -1] and found.action_high.tolist() == [1, 1]
 
 
+def test_moments_of_some_episodes_at_a_time_are_those_of_all():
+    values, lengths = (
+        np.random.default_rng(0).normal(3, 2, (7, 5, 2)).astype(np.float32),
+        np.array([5, 1, 3, 2, 5, 4, 1]),
+    )
+    found = store_module._moments(values, lengths, at_a_time=3)
+    real = np.concatenate([episode[:length] for episode, length in zip(values, lengths, strict=True)])
+    assert found.count == len(real)
+    np.testing.assert_allclose(found.mean, real.mean(axis=0, dtype=np.float64), rtol=1e-12)
+    np.testing.assert_allclose(found.std, real.std(axis=0, dtype=np.float64), rtol=1e-12)
+
+
 def test_statistics_of_test_tasks_are_refused(written):
     with pytest.raises(UserError, match="statistics come from the train split only, not from 'test'"):
         statistics(load("test"))
