@@ -305,7 +305,7 @@ def make_diffusion_ql(
                 )
             if warm_start is not None:
                 raise UserError("sampler: a student acts in one call, which a warm start cannot shorten")
-            noise = temperature * draws.normal(draws.split(key, 2)[0], shape)
+            noise = temperature * draws.normal(key, shape)
             asked = partial(ask_student, params["student"], noise)
             actions = guided(lambda *seen: jnp.clip(asked(*seen), -1.0, 1.0), jnp.ones(shape[:-1]))
         else:

@@ -45,7 +45,7 @@ from llmdpd_jax.types import Array, Batch
 REFERENCE = "experiments.benchmarks.torch_diffusion_ql"
 OBSERVATION, ACTION, BATCH = 17, 6, 256
 UPDATES = 20  # of a turn
-ACTION_CALLS = {1: 200, 64: 100, 1024: 20, 4096: 5}  # of a turn, by batch size
+ACTION_CALLS = {1: 1000, 64: 100, 1024: 20, 4096: 5}  # of a turn, by batch size
 NETWORKS = {
     "peers' networks": {
         "model.width": 256,
@@ -96,10 +96,10 @@ def single_task(config: ml_collections.ConfigDict) -> tuple[DiffusionQL, TrainSt
         return next_state(state, grads, optimiser, config.agent), loss
 
     params = jax.jit(core.init)(jax.random.key(0), bench_batch(), no_context(BATCH))
-    # The last layer starts at zero: gradients of what lies before it would be, too.
-    params["denoiser"]["out"]["kernel"] = 0.05 * jax.random.normal(
-        jax.random.key(1), params["denoiser"]["out"]["kernel"].shape
-    )
+    # The last layers start at zero: gradients of what lies before them would be, too, and compilers know zeros.
+    for network in {"denoiser", STUDENT} & set(params):
+        last = params[network]["out"]
+        last["kernel"] = 0.05 * jax.random.normal(jax.random.key(1), last["kernel"].shape)
     return core, first_state(params, optimiser), update
 
 

@@ -108,7 +108,7 @@ def test_the_student_learns_to_do_in_one_call_what_the_chain_does(student):
 def test_a_student_acts_in_one_call(student):
     params = {**student.state.acting, "student": randomise(student.state.params["student"], 6, 0.2)}
     observation, context = draw(0, 7, 3), make_context()
-    noise = jax.random.normal(jax.random.split(KEY)[0], (7, 2))
+    noise = jax.random.normal(KEY, (7, 2))
 
     def asked(context):
         denoiser = MLPDenoiser(16, 2, "mish")

@@ -32,7 +32,7 @@ def start(world, environment, count, *arguments, each=None):
     ]
 
 
-def finish(job, timeout=300):
+def finish(job, timeout=600):
     """Waits for all; their output."""
     outputs = [process.communicate(timeout=timeout)[0] for process in job]
     assert [process.returncode for process in job] == [0] * len(job), "\n".join(outputs)
@@ -81,7 +81,7 @@ def test_a_killed_process_costs_the_updates_since_the_last_checkpoint(world, tmp
     arguments = world.config(train__steps=400, train__log_every=every, train__checkpoint_every=saves)
     job = start(world, subprocess_environment, 2, "train", *arguments, f"--out={run}")
     try:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         while not [path for path in run.glob("checkpoints/*") if path.name.isdigit()]:
             assert time.monotonic() < deadline, "no checkpoint was written"
             assert job[0].poll() is None, job[0].communicate()[0]
@@ -109,7 +109,7 @@ def test_what_one_process_cannot_read_ends_all(world, alone, tmp_path, subproces
     for (common, fault), broken in ((train, 0), (train, 1), (evaluate, 1)):
         each = [[fault] if i == broken else [] for i in range(2)]
         job = start(world, subprocess_environment, 2, *common, each=each)
-        outputs = [process.communicate(timeout=120)[0] for process in job]
+        outputs = [process.communicate(timeout=300)[0] for process in job]
         assert [process.returncode for process in job] == [2, 2], outputs
         assert f"error: {missing}" in outputs[broken]
         assert "another process of this job failed" in outputs[1 - broken] and "Traceback" not in "".join(outputs)
