@@ -27,6 +27,7 @@ from llmdpd_jax.training.step import (
     make_train_call,
 )
 
+SEED = 2  # of a run that holds some reward in its fifth batch alone
 SIZES = BatchSizes(groups=6, group_size=5, prompt_length=4, chunk=2, discount=0.9)
 
 
@@ -106,7 +107,7 @@ def test_a_batch_is_drawn_again(parts):
 
 @pytest.fixture
 def spoilt(monkeypatch):
-    """A logged reward is NaN, which the check of the data has not seen: one that the fifth batch is the first to hold.
+    """A logged reward is NaN, which the check of the data has not seen: one that of six batches the fifth alone holds.
 
     Gives a list that will hold `(episode, step)`, once a run was given its data.
     """
@@ -114,20 +115,20 @@ def spoilt(monkeypatch):
 
     def holds(given, update: int) -> bool:
         sizes = batch_sizes(given.config)
-        keys = batch_keys(run_keys(0)[1], update, jnp.arange(sizes.groups))[0]
+        keys = batch_keys(run_keys(SEED)[1], update, jnp.arange(sizes.groups))[0]
         batch = sample_batch(given.data.store, keys, sizes)
         return bool(np.isnan(batch.rewards).any() or np.isnan(batch.prompt.rewards).any())
 
     def spoil(config):
         given = prepare(config)
-        draws = redraw(given.data.store, 1, batch_sizes(given.config), run_keys(0)[1], 4)
+        draws = redraw(given.data.store, 1, batch_sizes(given.config), run_keys(SEED)[1], 4)
         for place in zip(draws.episode.ravel(), draws.step.ravel(), strict=True):
             value, given.data.store.rewards[place] = given.data.store.rewards[place], np.nan
-            if [holds(given, update) for update in range(5)] == [False] * 4 + [True]:
+            if [holds(given, update) for update in range(6)] == [False] * 4 + [True, False]:
                 seen.append(tuple(map(int, place)))
                 return given
             given.data.store.rewards[place] = value
-        raise AssertionError("no such place")
+        raise AssertionError("no such reward: another SEED has one")
 
     monkeypatch.setattr(loop, "prepare", spoil)
     return seen
@@ -136,7 +137,7 @@ def spoilt(monkeypatch):
 @pytest.mark.slow  # a program of its own
 def test_the_update_its_batch_and_what_is_intact_are_named(world, tmp_path, spoilt, capsys):
     run = tmp_path / "run"
-    assert main(["train", *world.config(), f"--out={run}"]) == 2
+    assert main(["train", *world.config(seed=SEED), f"--out={run}"]) == 2
     message = capsys.readouterr().err
     episode, at = spoilt[0]
     task = load_manifest(world.manifest).tasks[episode // 4]
@@ -152,7 +153,7 @@ def test_the_update_its_batch_and_what_is_intact_are_named(world, tmp_path, spoi
 @pytest.mark.slow  # a program of its own
 def test_a_run_that_skips_goes_on_without_the_update(world, tmp_path, spoilt):
     run = tmp_path / "run"
-    assert main(["train", *world.config(train__on_nonfinite="skip"), f"--out={run}"]) == 0
+    assert main(["train", *world.config(seed=SEED, train__on_nonfinite="skip"), f"--out={run}"]) == 0
     metrics = read_metrics(run / "metrics.csv")
     np.testing.assert_array_equal(metrics["skipped"], [0, 0, 1])
     assert all(np.isfinite(values).all() for values in metrics.values())
