@@ -4,6 +4,8 @@ import dataclasses
 import gc
 import importlib.util
 import os
+import subprocess
+import sys
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,14 @@ from tiny_llama import CONFIG, tiny_tensors, write_folder
 from llmdpd_jax import Policy, load_policy
 from llmdpd_jax.cli.main import main
 from llmdpd_jax.tasks.manifest import load_manifest, save_manifest
+
+# Older emitters compile in half the time. Before the first computation, and left to whoever sets flags of their own.
+FLAG = "--xla_cpu_use_fusion_emitters=false"
+if "XLA_FLAGS" not in os.environ:
+    # A process ends at a flag that its XLA does not know, so let it be another one.
+    attempt = [sys.executable, "-c", "import jax; jax.devices('cpu')"]
+    known = subprocess.run(attempt, env=os.environ | {"XLA_FLAGS": FLAG, "JAX_PLATFORMS": "cpu"}, capture_output=True)
+    os.environ["XLA_FLAGS"] = FLAG if known.returncode == 0 else ""  # workers and subprocesses inherit it
 
 jax.config.update("jax_enable_compilation_cache", False)  # commands would fill the user's
 # Fast tests wait for the compiler, not for what it compiled (`optimised`, below).
@@ -215,6 +225,13 @@ def load_example():
 def subprocess_environment() -> dict[str, str]:
     """Variables of this process, with this checkout first on the import path."""
     return os.environ | {"PYTHONPATH": str(REPOSITORY)}
+
+
+@pytest.fixture(scope="session")
+def eight_devices(subprocess_environment) -> dict[str, str]:
+    """Variables of a process that sees eight CPU devices; they share a CPU."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    return subprocess_environment | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -208,7 +208,7 @@ def test_few_texts_are_divided_among_all_devices(llama_folder):
 
 
 @pytest.mark.slow
-def test_batches_are_divided_among_devices(llama_folder, tmp_path, subprocess_environment):
+def test_batches_are_divided_among_devices(llama_folder, tmp_path, eight_devices):
     """Eight devices give the numbers of one, for batches that fill them and for one that does not.
 
     So they do with the weights divided among them.
@@ -227,10 +227,8 @@ for shard, file in ((None, "copies"), (True, "parts")):
     assert held < 0.13 if shard else held == 1, held
     np.savez(f"{sys.argv[2]}/{file}.npz", **vars(encoder.encode(texts)))
 """
-    environment = subprocess_environment | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    environment |= {"JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", script, str(llama_folder), str(tmp_path)]
-    subprocess.run(command, env=environment, check=True)
+    subprocess.run(command, env=eight_devices, check=True)
     texts = [f"go to {chr(97 + i)} " * (1 + i % 3) for i in range(21)]
     one = vars(make(llama_folder, hide_numbers=True).encode(texts))
     for file in ("copies.npz", "parts.npz"):

@@ -233,11 +233,7 @@ np.testing.assert_allclose(hidden_states(config, spread, tokens), expected, rtol
 """
 
 
-def test_parameters_are_read_into_their_places(llama_folder, subprocess_environment):
-    environment = subprocess_environment | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-    }
+def test_parameters_are_read_into_their_places(llama_folder, eight_devices):
     command = [sys.executable, "-c", PLACEMENT, str(llama_folder)]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    result = subprocess.run(command, capture_output=True, text=True, env=eight_devices)
     assert result.returncode == 0, result.stderr

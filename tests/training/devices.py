@@ -3,6 +3,7 @@
 With `--double` in double precision, at the default learning rate: no rounding is left to grow.
 """
 
+import functools
 import json
 import re
 import sys
@@ -76,14 +77,21 @@ def make_texts() -> TextTable:
     return TextTable(text.states, np.arange(TASKS * 2), text.mask, text.numbers, text.number_index, rows, counts)
 
 
+@functools.cache
+def initial_state():
+    """What every run starts from."""
+    metadata = {"observation_size": OBSERVATION, "action_size": ACTION, "text_width": WIDTH, "config": "{}"}
+    agent = make_agent(make_config(), OBSERVATION, ACTION)
+    return jax.device_get(jax.jit(agent.init)(jax.random.key(0), *example_inputs(metadata)))
+
+
 def run(devices: int, parts: int = 1, form: str = "shard_map", seeds: int = 1):
     """Parameters and metrics after UPDATES updates, and the compiled program as text."""
     config, mesh = make_config(), Mesh(np.array(jax.devices()[:devices]), (DATA,))
     agent = make_agent(config, OBSERVATION, ACTION, DATA if devices > 1 and form != "fsdp" else None)
     ranges = jnp.zeros(OBSERVATION), jnp.ones(OBSERVATION), -jnp.ones(ACTION), jnp.ones(ACTION)
     units = Statistics(*ranges, jnp.zeros(()), jnp.ones(()))
-    metadata = {"observation_size": OBSERVATION, "action_size": ACTION, "text_width": WIDTH, "config": "{}"}
-    state, key = jax.jit(agent.init)(jax.random.key(0), *example_inputs(metadata)), jax.random.key(1)
+    state, key = initial_state(), jax.random.key(1)
     state, units, texts, store = map(in_double, (state, units, make_texts(), divide_store(make_store(), parts)))
     if seeds > 1:
         state = jax.tree.map(lambda x: jnp.stack([x] * seeds), state)

@@ -15,19 +15,18 @@ from llmdpd_jax.types import Store
 pytestmark = pytest.mark.xdist_group("devices")
 
 
-def on_eight_devices(environment: dict, *arguments: str) -> dict:
+def found(environment: dict, *arguments: str) -> dict:
     """What `devices.py` found."""
-    environment = environment | {"JAX_PLATFORMS": "cpu"}
-    environment |= {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = environment | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     command = [sys.executable, str(Path(__file__).with_name("devices.py")), *arguments]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
-def report(subprocess_environment):
+def report(eight_devices):
     """In single precision."""
-    return on_eight_devices(subprocess_environment | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"})
+    return found(eight_devices)
 
 
 @pytest.mark.slow
@@ -40,10 +39,9 @@ def test_parameters_and_losses_after_100_updates_are_those_of_one_device(report,
 
 
 @pytest.mark.slow
-def test_so_they_are_at_the_default_learning_rate_in_double_precision(subprocess_environment):
+def test_so_they_are_at_the_default_learning_rate_in_double_precision(eight_devices):
     """In single precision rounding would grow with every step until it shows; here only a wrong sum could."""
-    environment = subprocess_environment | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    apart = on_eight_devices(environment, "--double")
+    apart = found(eight_devices, "--double")
     assert set(apart) == {"eight", "pmap"} and max(apart.values()) <= 1e-6
 
 

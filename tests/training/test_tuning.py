@@ -110,7 +110,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(world, run, tmp_path, mo
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
-def test_an_llm_divided_among_devices_is_tuned_as_on_one(world, run, tmp_path, subprocess_environment):
+def test_an_llm_divided_among_devices_is_tuned_as_on_one(world, run, tmp_path, eight_devices):
     script = """
 import sys
 import jax
@@ -128,8 +128,7 @@ code = main(sys.argv[1:])
 assert calls[0]._cache_size() == 1, calls[0]._cache_size()
 sys.exit(code)
 """
-    environment = subprocess_environment | world.environment() | {"JAX_PLATFORMS": "cpu"}
-    environment |= {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = eight_devices | world.environment()
     eight = tmp_path / "eight"
     arguments = ["train", *world.config(**TUNED), f"--out={eight}"]
     subprocess.run([sys.executable, "-c", script, *arguments], env=environment, check=True)
