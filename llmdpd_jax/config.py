@@ -98,6 +98,7 @@ def default_config() -> ml_collections.ConfigDict:
     agent.critic_weight = 1.0  # weight of the critic's loss
     agent.model_weight = 10.0  # weight of predicting reward and next observation, half each, from the context; 0: off
     agent.alignment_weight = 0.0  # weight of the contrastive text-trajectory alignment, among train tasks; 0 is off
+    agent.imaginary_share = 0.0  # of groups that learn to act in a task between two, rewarded by the model's prediction
     agent.consistency_weight = 0.1  # weight of how far the contexts of a task's descriptions differ
     agent.discount = 0.0  # per step; 0 means automatic: 1 - 2 / (mean episode length), within [0.9, 0.99]
     agent.tau = 0.005  # step of the target critic (Diffusion-QL: 0.005)
@@ -261,6 +262,7 @@ _RANGES = {
             "agent.expectile",
             "data.prompt_share",
             "agent.prompt_step_dropout",
+            "agent.imaginary_share",
             "optimiser.final_learning_rate_fraction",
         ),
         (0, 1),
@@ -328,6 +330,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             "agent.model_weight: 0 leaves nothing that teaches the prompts; set agent.detach_context=False as well, so "
             "that cloning and values do"
+        )
+    if config.agent.imaginary_share and config.agent.model_weight == 0:
+        raise UserError(
+            "agent.imaginary_share: rewards of imaginary tasks are predicted by the model, which agent.model_weight=0 "
+            "leaves untrained; set it above 0"
         )
     if config.evaluation.sampler == "midpoint" and config.diffusion.time_draw == "grid":
         raise UserError("evaluation.sampler: 'midpoint' visits times off a grid; set diffusion.time_draw=continuous")

@@ -86,6 +86,27 @@ def consistency_loss(contexts: Array, task_id: Array, axis: str | None = None) -
     return jnp.sum(jnp.where(same, apart, 0.0)) / jnp.where(pairs > 0, pairs, 1.0)
 
 
+def mixing_weights(key: Array, groups: tuple[int, ...], share: float) -> Array:
+    """How far the tasks of groups lie towards those that they are mixed with: 0 but for this share of them. [G].
+
+    Args:
+      key: one, or one for each group, [G].
+    """
+    key_which, key_far = draws.split(key, 2)
+    return jnp.where(draws.bernoulli(key_which, share, groups), draws.uniform(key_far, groups), 0.0)
+
+
+def mix_with_next(axis: str | None, vectors: Array, weights: Array) -> Array:
+    """Vectors [G, C], moved towards the next group's (the last one's: the first's) by the weights [G]. [G, C].
+
+    What lies between what two tasks are read as stands for an imaginary task (Latent Dynamics Mixture, Lee & Chung
+    2021, arXiv 2105.13524, section 4).
+    """
+    others = gather_across(axis, vectors)
+    following = others[(share_across(axis, len(others)) + 1) % len(others)]
+    return vectors + weights[:, None] * (following - vectors)
+
+
 def make_agent(
     config: ml_collections.ConfigDict, observation_size: int, action_size: int, axis: str | None = None
 ) -> Agent:
@@ -174,7 +195,12 @@ def make_agent(
         keep = draws.bernoulli(key_mask, 1.0 - agent.prompt_step_dropout, batch.prompt.mask.shape)
         trajectory = batch.prompt.replace(mask=batch.prompt.mask & keep)
         vectors = read_text(params, text, key_read), read_trajectory(params, trajectory)
-        context = fuse_vectors(params, *vectors, has_text, has_trajectory)[:, None]
+        meant = vectors  # of the tasks to act in: the groups' own, or imaginary ones
+        if agent.imaginary_share:
+            key_mix, key_core = draws.split(key_core, 2)
+            mixing = mixing_weights(key_mix, groups, agent.imaginary_share)
+            meant = tuple(mix_with_next(axis, x, mixing) for x in vectors)
+        context = fuse_vectors(params, *meant, has_text, has_trajectory)[:, None]
         if agent.detach_context:
             context = stop(context)
 
@@ -199,6 +225,12 @@ def make_agent(
         behaviour_loss = jnp.mean(weigh(jnp.mean((mean_action - actions) ** 2, axis=-1), batch))
         spread = jnp.maximum(mean_across(axis, stop(behaviour_loss)), SMALLEST_SPREAD)
 
+        if agent.imaginary_share:
+            # In an imaginary task the model says what an action is rewarded with. What follows it is what was logged.
+            full = fused_context(model, fuse_vectors(params, *meant, yes, yes))[:, None]
+            imagined = task_model.apply({"params": params["model"]}, observations, actions, full)[..., 0]
+            imagined = stop(imagined * agent.chunk)
+            batch = batch.replace(rewards=jnp.where(mixing[:, None] > 0, imagined, batch.rewards))
         core_loss, metrics = core.loss(params, state, batch, context, key_core, spread)
         loss = (
             core_loss

@@ -74,6 +74,7 @@ def tasks_json(path, datasets, descriptions=("go to (0.1, 0.2)",), splits=None):
         ("--config.data.groups=-3", ["data.groups", "-3", "at least 1"]),
         ("--config.data.prompt_length=0", ["data.prompt_length", "at least 1"]),
         ("--config.agent.text_dropout=1.5", ["agent.text_dropout", "1.5", "between 0 and 1"]),
+        ("--config.agent.imaginary_share=2.0", ["agent.imaginary_share", "2.0", "between 0 and 1"]),
         ("--config.agent.trajectory_dropout=-0.1", ["agent.trajectory_dropout", "-0.1", "between 0 and 1"]),
         ("--config.optimiser.learning_rate=nan", ["optimiser.learning_rate", "nan"]),
         ("--config.model.context_width=30", ["model.context_width", "30", "multiple of 4"]),
@@ -108,6 +109,13 @@ def test_heads_that_do_not_divide_the_width(tmp_path, capfd):
     given = ("train", "--config=configs/point_robot.py", "--config.data.manifest=no.json", *model)
     message = refused(capfd, *given, f"--out={tmp_path / 'run'}")
     assert "model.heads: 5 heads do not divide model.width (64) evenly" in message
+
+
+def test_imaginary_tasks_without_a_model(tmp_path, capfd):
+    agent = [f"--config.agent.{name}" for name in ("imaginary_share=0.5", "model_weight=0.0", "detach_context=False")]
+    given = ("train", "--config=configs/point_robot.py", "--config.data.manifest=no.json", *agent)
+    message = refused(capfd, *given, f"--out={tmp_path / 'run'}")
+    assert "agent.imaginary_share" in message and "agent.model_weight=0 leaves untrained" in message
 
 
 def test_a_config_in_two_words(tmp_path, capfd):

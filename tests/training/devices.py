@@ -50,6 +50,7 @@ def make_config():
             **({"model.dtype": "float64"} if DOUBLE else {"optimiser.learning_rate": 1e-6}),
             "agent.alignment_weight": 0.5,
             "agent.detach_context": False,
+            "agent.imaginary_share": 0.5,
         }
     )
     return config

@@ -54,8 +54,9 @@ def test_networks_are_divided_among_devices_only_if_asked_for(report):
 def test_a_step_holds_the_collectives_it_needs_and_no_other(report):
     """One all-reduce of all gradients and metrics. Beside it one of what losses are scaled by (mean size of Q, variance
     of the actions, pairs of one task), and what the losses between groups need: the text contexts twice and the
-    trajectory contexts once, the tasks once, and the contexts' gradients back."""
-    contexts, shares = ["all-gather f32[16,8]{1,0}"] * 3, ["reduce-scatter f32[2,8]{1,0}"] * 3
+    trajectory contexts once, the tasks once, and the contexts' gradients back. Imaginary tasks need the vectors of the
+    next group's text and trajectory, and their gradients back."""
+    contexts, shares = ["all-gather f32[16,8]{1,0}"] * 5, ["reduce-scatter f32[2,8]{1,0}"] * 5
     reduced = report["parameters"] + len(report["metrics"]) - 1  # the norm of the gradient is found on each device
     expected = sorted(
         [
