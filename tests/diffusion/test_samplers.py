@@ -251,7 +251,9 @@ def test_samplers_side_by_side_are_each_by_itself(name):
     swept = jax.jit(jax.vmap(lambda table: walk(table, denoise, jax.random.key(1), x)))(stack_tables(tables))
     for (sampler, steps), found in zip(cases, swept, strict=True):
         alone = SAMPLERS[sampler](denoise, make_grid(EVERY[name], steps), jax.random.key(1), x)
-        np.testing.assert_allclose(found, alone, atol=2e-5)
+        # Rounding is of the size of what is added up: with the schedule "edm" of numbers up to 80.
+        largest = max(1.0, float(np.abs(alone).max()))
+        np.testing.assert_allclose(found, alone, atol=5e-6 * largest)
 
 
 def test_stochastic_samplers_side_by_side_add_the_noise_of_their_table():
