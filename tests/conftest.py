@@ -24,14 +24,6 @@ from llmdpd_jax import Policy, load_policy
 from llmdpd_jax.cli.main import main
 from llmdpd_jax.tasks.manifest import load_manifest, save_manifest
 
-# Older emitters compile in half the time. Before the first computation, and left to whoever sets flags of their own.
-FLAG = "--xla_cpu_use_fusion_emitters=false"
-if "XLA_FLAGS" not in os.environ:
-    # A process ends at a flag that its XLA does not know, so let it be another one.
-    attempt = [sys.executable, "-c", "import jax; jax.devices('cpu')"]
-    known = subprocess.run(attempt, env=os.environ | {"XLA_FLAGS": FLAG, "JAX_PLATFORMS": "cpu"}, capture_output=True)
-    os.environ["XLA_FLAGS"] = FLAG if known.returncode == 0 else ""  # workers and subprocesses inherit it
-
 jax.config.update("jax_enable_compilation_cache", False)  # commands would fill the user's
 # Fast tests wait for the compiler, not for what it compiled (`optimised`, below).
 jax.config.update("jax_disable_most_optimizations", True)
@@ -40,6 +32,22 @@ BOX = gym.spaces.Box(-1, 1, (2,), np.float32)
 OBSERVATION = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
 REPOSITORY = Path(__file__).parent.parent
 MOST_MAPS = 40_000  # memory areas of a process, a dozen for each compiled function; Linux allows 65,530
+
+
+def pytest_configure(config):
+    """Has XLA compile with its older emitters, in half the time, where slow tests are left out: some of those compare
+    what rounding would tell apart. Whoever sets XLA_FLAGS decides; workers and subprocesses inherit them."""
+    if "XLA_FLAGS" in os.environ:
+        return
+    flag = ""
+    if "not slow" in config.option.markexpr:
+        flag = "--xla_cpu_use_fusion_emitters=false"
+        # A process ends at a flag that its XLA does not know, so let it be another one.
+        attempt = [sys.executable, "-c", "import jax; jax.devices('cpu')"]
+        environment = os.environ | {"XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu"}
+        if subprocess.run(attempt, env=environment, capture_output=True).returncode:
+            flag = ""
+    os.environ["XLA_FLAGS"] = flag
 
 
 @pytest.fixture(autouse=True)
