@@ -100,7 +100,7 @@ def mix_with_next(axis: str | None, vectors: Array, weights: Array) -> Array:
     """Vectors [G, C], moved towards the next group's (the last one's: the first's) by the weights [G]. [G, C].
 
     What lies between what two tasks are read as stands for an imaginary task (Latent Dynamics Mixture, Lee & Chung
-    2021, arXiv 2105.13524, section 4).
+    2021, arXiv 2105.13524).
     """
     others = gather_across(axis, vectors)
     following = others[(share_across(axis, len(others)) + 1) % len(others)]
